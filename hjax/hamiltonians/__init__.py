@@ -1,0 +1,4 @@
+"""Hamiltonians H, their Legendre duals L, and the costs c_t(x, y) = t L((x - y)/t)."""
+
+from ._hamiltonian import Hamiltonian as Hamiltonian
+from ._quadratic import Quadratic as Quadratic
