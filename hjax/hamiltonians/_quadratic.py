@@ -75,6 +75,16 @@ class Quadratic(Hamiltonian):
         flat = v.reshape(-1, v.shape[-1])
         return jsl.cho_solve((jnp.linalg.cholesky(self.metric), True), flat.T).T.reshape(v.shape)
 
+    def whiten(self, v: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """L^-1 v for a root A = L L^T: `|whiten(v)|^2 = v^T A^-1 v`."""
+        if self.metric is None:
+            return v
+        if self.metric.ndim < 2:
+            return v / jnp.sqrt(self.metric)
+        flat = v.reshape(-1, v.shape[-1])
+        root = jnp.linalg.cholesky(self.metric)
+        return jsl.solve_triangular(root, flat.T, lower=True).T.reshape(v.shape)
+
     def factor(self, dimension: int) -> Float[Array, "d d"]:
         """A square root L with A = L L^T, as a matrix: the directions of the viscosity tr(L^T D^2u L)."""
         if self.metric is None:

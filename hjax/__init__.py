@@ -1,0 +1,24 @@
+"""hjax: solving a Hamilton-Jacobi equation and running a neural network as one code path."""
+
+from importlib.metadata import version as _version
+
+# hamiltonians
+from .hamiltonians import Hamiltonian as Hamiltonian
+from .hamiltonians import Quadratic as Quadratic
+
+# initial data
+from .initial_data import InitialData as InitialData
+from .initial_data import quadrature as quadrature
+
+# reductions
+from .reductions import Bilinear as Bilinear
+from .reductions import Cost as Cost
+from .reductions import HardMin as HardMin
+from .reductions import Mahalanobis as Mahalanobis
+from .reductions import SoftMin as SoftMin
+from .reductions import SquaredEuclidean as SquaredEuclidean
+from .reductions import hardmin as hardmin
+from .reductions import softmin as softmin
+from .reductions import which_implementation as which_implementation
+
+__version__ = _version("hjax")

@@ -1,0 +1,76 @@
+"""One Gibbs reduction, stated: what every implementation is handed after validation."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+
+class Problem(NamedTuple):
+    """`-eps log sum_j exp(-(c(x_i, y_j) + g_j)/eps)` for M queries and N atoms, and its Gibbs means.
+
+    Absent atoms (`g_j = +inf`) are already harmless: they stand at the first present atom, with height
+    and payload zero, and `present` is False. `base` is the smallest value, taken out so that a common offset of g costs no
+    digits: the value of the reduction is `base` plus that with `heights`.
+    """
+
+    x: Float[Array, "M d"]
+    y: Float[Array, "N d"]
+    heights: Float[Array, "N"]
+    present: Bool[Array, "N"]
+    base: Float[Array, ""]
+    eps: Float[Array, ""]
+    cost: Callable[[Array, Array], Array]
+    payload: Float[Array, "N p"]
+    causal: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(M, N, d)."""
+        return self.x.shape[0], *self.y.shape
+
+
+def state(
+    x: Array,
+    y: Array,
+    g: Array,
+    *,
+    eps: Array,
+    cost: Callable[[Array, Array], Array],
+    payload: Array | None,
+    causal: bool,
+) -> Problem:
+    """Set absent atoms aside and take the smallest value out."""
+    present = g != jnp.inf
+    column = present[:, None]
+    smallest = lax.stop_gradient(jnp.min(g))
+    base = jnp.where(smallest == jnp.inf, 0, smallest)
+    return Problem(
+        x=x,
+        y=jnp.where(column, y, lax.stop_gradient(y[jnp.argmax(present)])),
+        # Twice `where`: the inner one keeps inf - inf out of the derivative.
+        heights=jnp.where(present, jnp.where(present, g, base) - base, 0),
+        present=present,
+        base=base,
+        eps=eps,
+        cost=cost,
+        payload=jnp.zeros((y.shape[0], 0), x.dtype)
+        if payload is None
+        else jnp.where(column, payload, 0),
+        causal=causal,
+    )
+
+
+def far(dtype: np.dtype) -> float:
+    """A cost that no real cost reaches, finite so that differences of it are not NaN."""
+    return float(jnp.finfo(dtype).max) ** 0.8
+
+
+def cost_at(problem: Problem, index: Int[Array, "M"]) -> Float[Array, "M"]:
+    """c(x_i, y_k) + heights_k at k = index_i: by differences, differentiable, O(M d)."""
+    chosen = jnp.take(problem.y, index, axis=0)
+    return jax.vmap(problem.cost)(problem.x, chosen) + jnp.take(problem.heights, index)
