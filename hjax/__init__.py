@@ -2,6 +2,9 @@
 
 from importlib.metadata import version as _version
 
+# networks
+from . import nn as nn
+
 # hamiltonians
 from .hamiltonians import Hamiltonian as Hamiltonian
 from .hamiltonians import Quadratic as Quadratic
@@ -20,5 +23,10 @@ from .reductions import SquaredEuclidean as SquaredEuclidean
 from .reductions import hardmin as hardmin
 from .reductions import softmin as softmin
 from .reductions import which_implementation as which_implementation
+
+# solutions
+from .solutions import HopfCole as HopfCole
+from .solutions import HopfLax as HopfLax
+from .solutions import Solution as Solution
 
 __version__ = _version("hjax")

@@ -71,9 +71,7 @@ def no_nan(name: str, array: Array | None) -> None:
     """Reject NaN in concrete arrays; traced ones carry their NaN into the result, in plain sight."""
     if array is not None and is_concrete(array) and np.isnan(np.asarray(array)).any():
         where = np.argwhere(np.isnan(np.asarray(array)))[0].tolist()
-        raise ValueError(
-            f"{name} contains NaN (first at index {where}); drop those rows before the call."
-        )
+        raise ValueError(f"{name} contains NaN (first at index {where}); drop those rows before the call.")
 
 
 def atoms(points: Array, values: Array, names: tuple[str, str]) -> None:
@@ -85,8 +83,7 @@ def atoms(points: Array, values: Array, names: tuple[str, str]) -> None:
         )
     if points.shape[0] == 0 or points.shape[1] == 0:
         raise ValueError(
-            f"{names[0]} has shape {points.shape}: at least one atom in at least one dimension "
-            f"is wanted."
+            f"{names[0]} has shape {points.shape}: at least one atom in at least one dimension is wanted."
         )
     if values.shape != points.shape[:1]:
         raise ValueError(

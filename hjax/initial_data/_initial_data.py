@@ -2,7 +2,6 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -41,9 +40,7 @@ class InitialData(eqx.Module):
     values: Float[Array, "N"]
     log_weights: Float[Array, "N"] | None
 
-    def __init__(
-        self, points: ArrayLike, values: ArrayLike, log_weights: ArrayLike | None = None
-    ):
+    def __init__(self, points: ArrayLike, values: ArrayLike, log_weights: ArrayLike | None = None):
         y = _checks.floating("points", points)
         g = _checks.floating("values", values)
         w = None if log_weights is None else _checks.floating("log_weights", log_weights)

@@ -64,9 +64,7 @@ def grid(
     return _tensor(axes, weights)
 
 
-def gauss_hermite(
-    count: int, dimension: int = 1, *, mean: ArrayLike = 0.0, scale: ArrayLike = 1.0
-) -> Rule:
+def gauss_hermite(count: int, dimension: int = 1, *, mean: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> Rule:
     """Tensor Gauss-Hermite rule, exact for polynomials times the Gaussian N(mean, scale^2).
 
     **Arguments:** `count`: nodes per axis, 1 to 300. `mean`, `scale`: numbers or `(dimension,)`.

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
@@ -212,9 +213,7 @@ def which_implementation(
         m, n, d = problem.shape
         name = _choose(problem)
         why = (
-            f"a matrix of M N = {m * n:,} costs is small"
-            if name == "dense"
-            else _streaming.describe(problem)
+            f"a matrix of M N = {m * n:,} costs is small" if name == "dense" else _streaming.describe(problem)
         )
         reasons.append(Choice(name, f"M = {m:,}, N = {n:,}, d = {d}: {why}"))
 
@@ -227,7 +226,7 @@ def _choose(problem: Problem) -> str:
     return "dense" if m * n <= _DENSE_PAIRS and n <= _DENSE_ATOMS else "streaming"
 
 
-def _implementation(problem: Problem, wanted: str | Sequence[str] | None):  # noqa: ANN202
+def _implementation(problem: Problem, wanted: str | Sequence[str] | None):
     names = [wanted] if isinstance(wanted, str) else wanted
     if names is None:
         return _IMPLEMENTATIONS[_choose(problem)]
@@ -267,14 +266,12 @@ def _problem(
             f"for one number per atom pass payload[:, None]."
         )
     if causal and xs.shape != (n, d):
-        raise ValueError(
-            f"causal=True wants one query per atom, x of shape {(n, d)}, got {xs.shape}."
-        )
+        raise ValueError(f"causal=True wants one query per atom, x of shape {(n, d)}, got {xs.shape}.")
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance is {tolerance}; pass None or a number >= 0.")
     for name, array in (("y", ys), ("g", gs), ("payload", vs)):
         _checks.no_nan(name, array)
-    if _checks.is_concrete(gs) and bool(jnp.any(gs == -jnp.inf)):
+    if _checks.is_concrete(gs) and np.isneginf(np.asarray(gs)).any():
         raise ValueError("g contains -inf; only +inf is allowed, and means an absent atom.")
     cost = SquaredEuclidean() if cost is None else cost
     check_cost(cost, d)
@@ -293,7 +290,7 @@ def _problem(
     return problem, xs.shape[:-1]
 
 
-def _scalar_cost(cost: Callable[[Array, Array], Array], dtype: jnp.dtype):  # noqa: ANN202
+def _scalar_cost(cost: Callable[[Array, Array], Array], dtype: jnp.dtype):
     def checked(x: Array, y: Array) -> Array:
         value = jnp.asarray(cost(x, y))
         if value.shape != ():

@@ -25,9 +25,7 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
     return jnp.argmin(_costs(problem)[0], axis=1).astype(jnp.int32)
 
 
-def spread(
-    problem: Problem, index: Int[Array, "M"]
-) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
+def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
     """Mass and energy of all atoms but `index`, relative to it: the entropy's two ingredients."""
     costs, seen = _costs(problem)
     others = seen & (jnp.arange(costs.shape[1]) != index[:, None])

@@ -58,9 +58,7 @@ def state(
         base=base,
         eps=eps,
         cost=cost,
-        payload=jnp.zeros((y.shape[0], 0), x.dtype)
-        if payload is None
-        else jnp.where(column, payload, 0),
+        payload=jnp.zeros((y.shape[0], 0), x.dtype) if payload is None else jnp.where(column, payload, 0),
         causal=causal,
     )
 

@@ -167,9 +167,7 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
     """The first index of the least cost."""
     plan = _plan(problem)
 
-    def step(
-        carry: tuple[Array, Array], queries: _Queries, atoms: _Atoms
-    ) -> tuple[Array, Array]:
+    def step(carry: tuple[Array, Array], queries: _Queries, atoms: _Atoms) -> tuple[Array, Array]:
         least, index = carry
         for q, _, j in _seen(plan.form, problem.causal, queries, atoms):
             q = lax.stop_gradient(q)
@@ -187,18 +185,14 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
     return _map_queries(plan.form, plan.x, block)
 
 
-def spread(
-    problem: Problem, index: Int[Array, "M"]
-) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
+def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
     """Mass and energy of all atoms but `index`, relative to it: the entropy's two ingredients."""
     plan = _plan(problem)
     kappa = plan.scale * math.log2(math.e) / problem.eps
     least = cost_at(problem, index) / plan.scale
     mu = least if plan.offset is None else least - plan.offset
 
-    def tile(
-        queries: _Queries, atoms: _Atoms, mu: Array, index: Array, kappa: Array
-    ) -> tuple[Array, Array]:
+    def tile(queries: _Queries, atoms: _Atoms, mu: Array, index: Array, kappa: Array) -> tuple[Array, Array]:
         mass = energy = jnp.zeros_like(mu)
         for q, _, j in _seen(plan.form, problem.causal, queries, atoms):
             # Absent atoms are far, and far times a weight of 2^-126 is not nothing.
@@ -209,9 +203,7 @@ def spread(
         return mass, energy
 
     def block(queries: _Queries, mu: Array, index: Array) -> tuple[Array, Array]:
-        def step(
-            carry: tuple[Array, Array], queries: _Queries, atoms: _Atoms
-        ) -> tuple[Array, Array]:
+        def step(carry: tuple[Array, Array], queries: _Queries, atoms: _Atoms) -> tuple[Array, Array]:
             return _plus(carry, jax.checkpoint(tile)(queries, atoms, mu, index, kappa))
 
         zero = _filled(queries, 0, mu.dtype)
@@ -319,9 +311,7 @@ def _online(
     """mu, z and s in one pass, rescaling the sums whenever the minimum falls."""
     atoms = _Atoms(points, heights, payload, jnp.arange(heights.shape[0], dtype=jnp.int32))
 
-    def step(
-        carry: tuple[Array, _Sums], queries: _Queries, atoms: _Atoms
-    ) -> tuple[Array, _Sums]:
+    def step(carry: tuple[Array, _Sums], queries: _Queries, atoms: _Atoms) -> tuple[Array, _Sums]:
         mu, sums = carry
         for q, payload, _ in _seen(form, causal, queries, atoms):
             lower = jnp.minimum(mu, jnp.min(q, axis=1))
@@ -423,9 +413,7 @@ def _scan_atoms(form: _Form, atoms: _Atoms, step: Any, start: Any, queries: _Que
     if tiles == 1:
         return step(start, queries, atoms)
     padding = tiles * size - n
-    padded = jax.tree.map(
-        lambda a: jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1), mode="edge"), atoms
-    )
+    padded = jax.tree.map(lambda a: jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1), mode="edge"), atoms)
     if padding:
         reach = jnp.arange(tiles * size) < n
         padded = padded._replace(
@@ -451,9 +439,7 @@ def _map_queries(form: _Form, x: Float[Array, "M d"], block: Any, *per_query: Ar
         return jax.checkpoint(one)(operands)
     padding = blocks * size - m
     padded = tuple(
-        jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1), mode="edge").reshape(
-            blocks, size, *a.shape[1:]
-        )
+        jnp.pad(a, [(0, padding)] + [(0, 0)] * (a.ndim - 1), mode="edge").reshape(blocks, size, *a.shape[1:])
         for a in operands
     )
     result = lax.map(jax.checkpoint(one), padded)
