@@ -1,0 +1,56 @@
+"""Proposition E.4 (ii): the Gibbs weights as a Bayesian posterior, and the matched scale."""
+
+import math
+
+import numpy as np
+
+import hjax
+
+from ._table import Evidence, Verdict, check
+
+
+def _grid_bayes(x: float, sigma2: float, noise: float) -> tuple[float, float]:
+    """Posterior mean and variance of y ~ N(0, sigma2) seen through x ~ N(y, noise): Bayes' rule on a grid."""
+    y, step = np.linspace(-15 * math.sqrt(sigma2), 15 * math.sqrt(sigma2), 20_001, retstep=True)
+    prior = np.exp(-(y**2) / (2 * sigma2)) / math.sqrt(2 * math.pi * sigma2)
+    likelihood = np.exp(-((x - y) ** 2) / (2 * noise)) / math.sqrt(2 * math.pi * noise)
+    posterior = prior * likelihood / (np.sum(prior * likelihood) * step)
+    mean = np.sum(posterior * y) * step
+    return float(mean), float(np.sum(posterior * (y - mean) ** 2) * step)
+
+
+@check(
+    "E.4.ii",
+    "At the matched scale sigma^2 = 2 eps t the posterior mean is x/2 and its variance sigma^2/2 = eps t: mean and "
+    "ratio do not depend on eps and t.",
+    expected=Verdict.HOLDS,
+)
+def matched_scale() -> Evidence:
+    """Gibbs moments of g = eps |y|^2/(2 sigma^2) through `expectation`, against Bayes' rule on a grid."""
+    x = 0.8
+
+    def posterior(eps: float, t: float, multiple: float) -> tuple[float, float, float]:
+        """Mean over x, variance over sigma^2 where sigma^2 = multiple 2 eps t, and the distance to Bayes."""
+        sigma2 = multiple * 2 * eps * t
+        reach = 12 * math.sqrt(sigma2) + x
+        rule = hjax.quadrature.grid(-reach, reach, 4000)
+        prior = hjax.InitialData.from_function(lambda y: eps * (y**2).sum() / (2 * sigma2), rule)
+        y = np.asarray(rule.points)
+        mean, square = np.asarray(hjax.HopfCole(prior, eps).expectation([x], t, np.concatenate([y, y**2], axis=1)))
+        oracle = _grid_bayes(x, sigma2, 2 * eps * t)
+        err = max(abs(mean - oracle[0]), abs(square - mean**2 - oracle[1]))
+        return mean / x, (square - mean**2) / sigma2, err
+
+    settings = ((0.3, 0.5), (0.05, 2.0), (1.0, 0.4))
+    matched = np.array([posterior(eps, t, 1.0) for eps, t in settings])
+    wide = np.array([posterior(eps, t, 3.0) for eps, t in settings])
+    err = max(matched[:, 2].max(), wide[:, 2].max())
+    spread = np.abs(matched[:, :2] - 0.5).max()
+    variances = [m * 2 * eps * t for (_, m, _), (eps, t) in zip(matched, settings, strict=True)]
+    figure = (
+        f"sigma^2 = 2 eps t: mean/x = {matched[0, 0]:.6f}, var/sigma^2 = {matched[0, 1]:.6f} for three (eps, t), to "
+        f"{spread:.0e}; at 3x: {wide[0, 0]:.3f}, {wide[0, 1]:.3f}; the variance itself is "
+        f"{', '.join(f'{v:.2f}' for v in variances)}; Bayes on a grid within {err:.0e}"
+    )
+    others = np.abs(wide[:, :2] - [0.75, 0.25]).max()
+    return Evidence(bool(spread < 1e-9 and others < 1e-9 and err < 1e-9 and np.ptp(variances) > 0.1), figure)
