@@ -1,0 +1,1 @@
+"""Experiments: problems solved from files, and the theory checked; the only room with files and figures."""
