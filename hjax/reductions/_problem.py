@@ -14,8 +14,8 @@ class Problem(NamedTuple):
     """`-eps log sum_j exp(-(c(x_i, y_j) + g_j)/eps)` for M queries and N atoms, and its Gibbs means.
 
     Absent atoms (`g_j = +inf`) are already harmless: they stand at the first present atom, with height
-    and payload zero, and `present` is False. `base` is the smallest value, taken out so that a common offset of g costs no
-    digits: the value of the reduction is `base` plus that with `heights`.
+    and payload zero, and `present` is False. `base` is the smallest value, taken out so that a common
+    offset of g costs no digits: the value of the reduction is `base` plus that with `heights`.
     """
 
     x: Float[Array, "M d"]
