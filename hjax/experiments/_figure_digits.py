@@ -107,7 +107,7 @@ def _sureness(axes: Axes, solved: Solved) -> None:
 
 
 def _agreement(axes: Axes, solved: Solved) -> None:
-    """The two probabilities of the true label, against each other: a diagonal if hjax and scikit-learn agree."""
+    """The two probabilities of the true label, one against the other: on the diagonal if they agree."""
     arrays, index = solved.arrays, np.arange(len(solved.arrays["query_labels"]))
     ours = arrays["probability"][index, arrays["query_labels"]]
     theirs = arrays["sklearn_probability"][index, arrays["query_labels"]]

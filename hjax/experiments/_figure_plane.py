@@ -59,7 +59,8 @@ def cells(problem: Problem, solved: Solved) -> Figure:
         axes.set_xlim(problem.queries.points[:, 0].min(), problem.queries.points[:, 0].max())
         axes.set_ylim(problem.queries.points[:, 1].min(), problem.queries.points[:, 1].max())
     t = problem.times[last]
-    dress(left, f"Inviscid: each point belongs to one atom ($t$ = {t:.3g}; cross: no cell)", "$x_1$", "$x_2$")
+    none = "" if alive.all() else "; cross: no cell"
+    dress(left, f"Inviscid: each point belongs to one atom ($t$ = {t:.3g}{none})", "$x_1$", "$x_2$")
     dress(right, f"Viscous, $\\varepsilon$ = {problem.eps:g}: atoms share near the edges", "$x_1$", "")
     colorbar(figure, mesh, right, "entropy of the weights (nats)")
     return figure
