@@ -18,8 +18,8 @@ def is_concrete(value: object) -> bool:
     return not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
 
 
-def floating(name: str, value: ArrayLike) -> Array:
-    """`value` as a real floating-point array, or a `ValueError` that names it."""
+def floating(name: str, value: ArrayLike, *, integers: bool = False) -> Array:
+    """`value` as a real floating-point array, or a `ValueError` that names it; `integers` are converted if allowed."""
     try:
         array = value if isinstance(value, jax.Array) else jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -27,6 +27,8 @@ def floating(name: str, value: ArrayLike) -> Array:
             f"{name} must be an array of real numbers, got {type(value).__name__}; "
             f"pass for example jnp.asarray({name}, float)."
         ) from error
+    if integers and jnp.issubdtype(array.dtype, jnp.integer):
+        return array.astype(float)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{name} has dtype {array.dtype}, but a floating-point array is wanted; "
@@ -43,11 +45,7 @@ def same_dtype(arrays: dict[str, Array | None]) -> dict[str, Array | None]:
 
 def positive(name: str, value: ArrayLike) -> Array:
     """`value` as a positive finite floating array: checked now if concrete, at run time if traced."""
-    array = jnp.asarray(value)
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise ValueError(f"{name} must be a positive number, got dtype {array.dtype}.")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(float)
+    array = floating(name, value, integers=True)
     message = f"{name} must be positive and finite"
     if is_concrete(array):
         numbers = np.asarray(array)

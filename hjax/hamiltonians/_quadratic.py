@@ -37,11 +37,8 @@ class Quadratic(Hamiltonian):
         if metric is None:
             self.metric = None
             return
-        array = jnp.asarray(metric)
-        if jnp.issubdtype(array.dtype, jnp.integer):
-            array = array.astype(float)
-        array = _checks.floating("metric", array)
-        if array.ndim > 2 or (array.ndim == 2 and array.shape[0] != array.shape[1]):
+        array = _checks.floating("metric", metric, integers=True)
+        if array.ndim > 2 or array.size == 0 or (array.ndim == 2 and array.shape[0] != array.shape[1]):
             raise ValueError(
                 f"metric has shape {array.shape}; pass None, a positive number, a (d,) diagonal or a "
                 f"(d, d) symmetric positive definite matrix."
