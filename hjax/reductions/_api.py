@@ -12,16 +12,18 @@ from jaxtyping import Float, Int
 
 from .. import _checks
 from . import _dense, _streaming
-from ._costs import Cost, SquaredEuclidean, check_cost
+from ._costs import Bilinear, Cost, SquaredEuclidean, check_cost
 from ._problem import Problem, cost_at, state
 
 _IMPLEMENTATIONS = {"dense": _dense, "streaming": _streaming}
 
 # Up to this many pairs, and atoms, the dense matrix is small (1 MiB in float32) and one fused
 # expression beats a loop. The bound on N alone keeps `jax.vmap` over single queries, whose batch the
-# choice cannot see, within 512 numbers per query.
+# choice cannot see, within 512 numbers per query; the one on M N d is for derivatives of a cost by
+# differences, which hold d numbers per pair.
 _DENSE_PAIRS = 2**18
 _DENSE_ATOMS = 512
+_DENSE_COORDINATES = 2**21
 
 
 class SoftMin(NamedTuple):
@@ -91,8 +93,7 @@ def softmin(
     squared Euclidean cost is a centred matrix product, with a few ulp of `scale diam^2`. Weights, and
     with them the mean and derivatives, carry the same error divided by eps.
 
-    **Cost:** O(M N d) time; 17 times (d = 1) to 10 times (d = 64) faster than a dense expression on a CPU
-    when M N no longer fits the cache; memory O(M + N).
+    **Cost:** O(M N d) time, memory O(M + N); `python -m benchmarks` measures both against peers.
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 4.1, eqs 4-5.
 
@@ -222,8 +223,10 @@ def which_implementation(
 
 
 def _choose(problem: Problem) -> str:
-    m, n, _ = problem.shape
-    return "dense" if m * n <= _DENSE_PAIRS and n <= _DENSE_ATOMS else "streaming"
+    m, n, d = problem.shape
+    small = m * n <= _DENSE_PAIRS and n <= _DENSE_ATOMS
+    flat = isinstance(problem.cost, Bilinear) or m * n * d <= _DENSE_COORDINATES
+    return "dense" if small and flat else "streaming"
 
 
 def _implementation(problem: Problem, wanted: str | Sequence[str] | None):

@@ -291,9 +291,12 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
 def describe(problem: Problem) -> str:
     """The form and the tile sizes that this problem would run with, in words."""
     form = _plan(problem).form
-    kind = {_Columns: "coordinate by coordinate", _Product: "matrix products"}.get(
-        type(form), "the given cost on tiles of pairs"
-    )
+    if isinstance(form, _Pairwise):
+        kind = "the given cost on pairs"
+    elif isinstance(form, _Product) and not form.squared:
+        kind = "matrix products"
+    else:
+        kind = "coordinate by coordinate"
     return f"{kind}, tiles of {form.query_block} queries x {form.atom_block} atoms"
 
 
