@@ -189,7 +189,11 @@ class Solution(eqx.Module):
 
     def _whitened_atoms(self) -> tuple[Float[Array, "d"], Float[Array, "N d"]]:
         """The middle o of the cloud of atoms, and z = A^-1 (y - o)."""
-        origin = lax.stop_gradient(jnp.mean(self.data.points, axis=0))
+        # Of the bounding box: XLA may compute it twice, and minima, unlike sums, come out the same. Absent
+        # atoms, wherever they are, do not count.
+        present = self._values() < jnp.inf
+        points = jnp.where(present[:, None], self.data.points, self.data.points[jnp.argmax(present)])
+        origin = lax.stop_gradient((jnp.min(points, axis=0) + jnp.max(points, axis=0)) / 2)
         return origin, self.hamiltonian.solve(self.data.points - origin)
 
     def _validated(self, x: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
