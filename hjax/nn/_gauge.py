@@ -4,7 +4,7 @@ A layer's function, weights of attribution, gradient and entropy do not depend o
 atoms, their values and u do. Each function here picks a t by a principle of its own.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def information_gauge(
     >>> data = hjax.InitialData(jnp.array([[-1.0], [1.0]]), jnp.array([0.0, 0.2]))
     >>> gauge = hjax.nn.information_gauge(hjax.HopfCole(data, eps=0.1), jnp.array([[0.4], [0.5]]))
     >>> gauge.interior, round(gauge.t, 1)
-    (True, 2.2)
+    (True, 2.3)
     """
     if not isinstance(u, HopfCole):
         raise ValueError(
@@ -91,7 +91,7 @@ def information_gauge(
     values = np.array([float(entropy(node)) for node in nodes])
     best = int(values.argmax())
     bounds = nodes[max(best - 1, 0)], nodes[min(best + 1, nodes.size - 1)]
-    found = minimize_scalar(lambda s: -float(entropy(s)), bounds=bounds, method="bounded")
+    found: Any = minimize_scalar(lambda s: -float(entropy(s)), bounds=bounds, method="bounded")
     interior = 0 < best < nodes.size - 1
     return InformationGauge(float(np.exp(found.x)), -float(found.fun), interior)
 

@@ -17,9 +17,9 @@ from ..solutions import HopfCole
 class LSELayer(eqx.Module):
     """The log-sum-exp layer `f(x) = eps log sum_j exp((W_j.x + b_j)/eps)`, which is a Hopf-Cole solve.
 
-    For any time t and metric A its weights are initial data: `y_j = 2t A W_j`, `g_j = -b_j - t W_j^T A W_j`, and
-    `f(x) = x^T A^-1 x/(4t) - u(x, t)` with the `HopfCole` solution u on those atoms. The forward pass is
-    the same reduction that the solution runs. f is convex, its gradient the Gibbs mean of the rows W_j,
+    For any time t and metric A its weights are initial data: `y_j = 2t A W_j`, `g_j = -b_j - t W_j^T A W_j`,
+    and `f(x) = x^T A^-1 x/(4t) - u(x, t)` with the `HopfCole` solution u on those atoms. The forward pass
+    is the same reduction that the solution runs. f is convex, its gradient the Gibbs mean of the rows W_j,
     and `eps -> 0` gives the max-plus layer `max_j W_j.x + b_j`.
 
     One sample in, `(in_size,)`; use `jax.vmap` for batches.
@@ -111,8 +111,9 @@ class LSELayer(eqx.Module):
 
     @classmethod
     def from_solution(cls, u: HopfCole, t: ArrayLike) -> "LSELayer":
-        """The layer with `f(x) = x^T A^-1 x/(4t) - u(x, t)`: weights W_j = A^-1 y_j/(2t), b_j = -g_j - y_j.W_j/2.
+        """The layer with `f(x) = x^T A^-1 x/(4t) - u(x, t)`.
 
+        Its rows are `W_j = A^-1 y_j/(2t)`, its biases `b_j = -g_j - y_j.W_j/2`.
         Quadrature weights and the prefactor of `normalize=True` go into the biases.
 
         **Raises:** `ValueError` if u is no `HopfCole` or t <= 0.

@@ -31,7 +31,7 @@ class Problem(NamedTuple):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(M, N, d)."""
-        return self.x.shape[0], *self.y.shape
+        return self.x.shape[0], self.y.shape[0], self.y.shape[1]
 
 
 def state(

@@ -446,8 +446,10 @@ def _minimum_and_sums_jvp(form: _Form, slope: _Form, causal: bool, primals: Any,
         )
         return _sums(slope, causal, x, _indexed(points, heights, payload), kappa, mu)
 
-    chosen = [[a for a, moves in zip(b, moving, strict=True) if moves] for b in (primals, tangents)]
-    dz, ds = jax.jvp(sums, *map(tuple, chosen))[1]
+    moved, directions = (
+        tuple(a for a, moves in zip(arrays, moving, strict=True) if moves) for arrays in (primals, tangents)
+    )
+    dz, ds = jax.jvp(sums, moved, directions)[1]
     return (mu, z, s), (jnp.zeros_like(mu), dz, ds)
 
 

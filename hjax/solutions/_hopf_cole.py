@@ -15,8 +15,8 @@ from ._solution import Solution, require_quadratic
 class HopfCole(Solution):
     """The Hopf-Cole solution of `u_t + grad u^T A grad u = eps tr(A D^2 u)`.
 
-    `u(x, t) = -eps log sum_j w_j exp(-(g_j + (x-y_j)^T A^-1 (x-y_j)/(4t))/eps)`, a soft minimum over atoms; with
-    `normalize=True` plus `(d eps/2) log(4 pi eps t) + (eps/2) log det A`, the heat kernel's prefactor, which
+    `u(x, t) = -eps log sum_j w_j exp(-(g_j + (x-y_j)^T A^-1 (x-y_j)/(4t))/eps)`, a soft minimum over atoms;
+    with `normalize=True` plus `(d eps/2) log(4 pi eps t) + (eps/2) log det A`, the heat kernel's prefactor, which
     makes it solve the equation exactly in (x, t). Without it the residual is the constant
     `-d eps/(2t)`. It smooths; as eps -> 0 it tends to `HopfLax`, and as eps grows, to a mean.
 
@@ -63,8 +63,8 @@ class HopfCole(Solution):
         require_quadratic(data, self.hamiltonian, "HopfCole")
 
     def _moments(
-        self, x: Float[Array, "M d"], t: Float[Array, ""], payload: Float[Array, "N p"] | None
-    ) -> tuple[Float[Array, "M"], Float[Array, "M p"] | None]:
+        self, x: Float[Array, "M d"], t: Float[Array, ""], payload: Float[Array, "N p"]
+    ) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
         value, mean = softmin(
             x,
             self.data.points,
@@ -73,6 +73,7 @@ class HopfCole(Solution):
             cost=quadratic_cost(self.hamiltonian, t),
             payload=payload,
         )
+        assert mean is not None  # a payload was passed
         return value + self.log_normalisation(t).astype(value.dtype), mean
 
     def log_normalisation(self, t: ArrayLike) -> Float[Array, ""]:

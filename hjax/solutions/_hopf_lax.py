@@ -11,7 +11,7 @@ from ._solution import Solution, require_quadratic
 
 
 class HopfLax(Solution):
-    """The Hopf-Lax solution of `u_t + grad u^T A grad u = 0`, the viscosity solution of the inviscid equation.
+    """The Hopf-Lax solution of `u_t + grad u^T A grad u = 0`: the viscosity solution, shocks and all.
 
     `u(x, t) = min_j g_j + (x-y_j)^T A^-1 (x-y_j)/(4t)`: the limit eps -> 0 of `HopfCole`, from above, with
     `0 <= HopfLax - HopfCole <= eps log N` on the same unweighted atoms. Between shocks (the facets of a power
@@ -43,11 +43,11 @@ class HopfLax(Solution):
         require_quadratic(data, self.hamiltonian, "HopfLax")
 
     def _moments(
-        self, x: Float[Array, "M d"], t: Float[Array, ""], payload: Float[Array, "N p"] | None
-    ) -> tuple[Float[Array, "M"], Float[Array, "M p"] | None]:
+        self, x: Float[Array, "M d"], t: Float[Array, ""], payload: Float[Array, "N p"]
+    ) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
         cost = quadratic_cost(self.hamiltonian, t)
         value, index = hardmin(x, self.data.points, self._values(), cost=cost)
-        return value, None if payload is None else jnp.take(payload, index, axis=0)
+        return value, jnp.take(payload, index, axis=0)
 
     def weights(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "*batch N"]:
         """One-hot weights on the minimiser, `(..., N)`."""

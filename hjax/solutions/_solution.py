@@ -44,9 +44,9 @@ class Solution(eqx.Module):
 
     @abc.abstractmethod
     def _moments(
-        self, x: Float[Array, "M d"], t: Float[Array, ""], payload: Float[Array, "N p"] | None
-    ) -> tuple[Float[Array, "M"], Float[Array, "M p"] | None]:
-        """u(x, t), and the Gibbs mean of the payload."""
+        self, x: Float[Array, "M d"], t: Float[Array, ""], payload: Float[Array, "N p"]
+    ) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
+        """u(x, t), and the Gibbs mean of the payload, which may have no channels."""
 
     @abc.abstractmethod
     def _inverse_viscosity(self) -> Array | float:
@@ -66,7 +66,7 @@ class Solution(eqx.Module):
 
     def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "*batch"]:
         """The value u(x, t)."""
-        return self._over(lambda x, t: self._moments(x, t, None)[0], x, t)
+        return self._over(self._value, x, t)
 
     def gradient(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "*batch d"]:
         """The momentum grad u = A^-1 (x - E y)/(2t), `(..., d)`, in closed form and one pass."""
@@ -145,7 +145,7 @@ class Solution(eqx.Module):
 
         def residual(x: Array, t: Array) -> Array:
             def value(x: Array, t: Array) -> Array:
-                return self._moments(x[None], t, None)[0][0]
+                return self._value(x[None], t)[0]
 
             def second(direction: Array) -> Array:
                 along = jax.jvp(lambda x: jax.grad(value)(x, t), (x,), (direction,))[1]
@@ -186,6 +186,9 @@ class Solution(eqx.Module):
     @abc.abstractmethod
     def _values(self) -> Float[Array, "N"]:
         """The values that enter the reduction: g, with the quadrature weights folded in."""
+
+    def _value(self, x: Float[Array, "M d"], t: Float[Array, ""]) -> Float[Array, "M"]:
+        return self._moments(x, t, self.data.points[:, :0])[0]
 
     def _whitened_atoms(self) -> tuple[Float[Array, "d"], Float[Array, "N d"]]:
         """The middle o of the cloud of atoms, and z = A^-1 (y - o)."""
