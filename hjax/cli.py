@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # 
 from rich.table import Table  # noqa: E402
 
 # typer either depends on click or carries a copy of it; its own exception leads to the right one.
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -54,10 +54,13 @@ def solve(
         for name in _problem.examples():
             typer.echo(f"{name:<14}{_problem.example(name)}")
         return
-    if (problem is None) == (example is None):
+    if problem is None and example is not None:
+        path = _problem.example(example)
+    elif problem is not None and example is None:
+        path = problem
+    else:
         names = ", ".join(_problem.examples())
         raise ValueError(f"give either a problem file or --example NAME, one of {names}.")
-    path = _problem.example(example) if problem is None else problem
     with _progress("reading", 1.0) as step:
         outcome = _run.solve_file(path, out, lambda fraction, doing: step(doing, completed=fraction))
     typer.echo(outcome.summary, nl=False)
@@ -150,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except _UsageError as error:
-        _fail(f"{error.format_message()} (hjax --help says what there is)")
+        _fail(f"{error.format_message()} (hjax --help says what there is)")  # pyright: ignore
     except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
         _fail(str(error) or "out of memory.")
     if code == 130:

@@ -116,7 +116,8 @@ def _scikit_learn(problem: Digits, y: np.ndarray, labels: np.ndarray, x: np.ndar
         nearest = distances.min(axis=1, keepdims=True)
         return np.exp((nearest**2 - distances**2) / (2 * problem.bandwidth**2))
 
-    smooth = KNeighborsClassifier(n_neighbors=len(y), algorithm="brute", weights=gaussian).fit(y, labels)
+    smooth = KNeighborsClassifier(len(y), algorithm="brute", weights=gaussian)  # pyright: ignore
+    smooth.fit(y, labels)
     nearest = KNeighborsClassifier(n_neighbors=1, algorithm="brute").fit(y, labels)
     probability = np.zeros((len(x), 10))
     probability[:, smooth.classes_] = smooth.predict_proba(x)

@@ -19,7 +19,7 @@ def draw_digits(problem: Digits, solved: Solved, path: Path) -> None:
     """Write the picture to `path`."""
     figure = new_figure(15.0, 8.2)
     figure.suptitle(problem.title, x=0.01, ha="left", fontsize=14, color=INK)
-    left, right = figure.subfigures(1, 2, width_ratios=[1.75, 1])
+    left, right = figure.subfigures(1, 2, width_ratios=[1.75, 1])  # pyright: ignore
     _explanations(left, solved)
     upper, lower = right.subplots(2, 1)
     _sureness(upper, solved)

@@ -2,7 +2,6 @@
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ._figures import ENTROPY, INK, SIGNED, VALUE, colorbar, dress, new_figure
@@ -20,18 +19,20 @@ def plane(problem: Problem, solved: Solved) -> Figure:
     value, laplacian = solved.arrays["value"][chosen], solved.arrays["laplacian"][chosen]
     low, high = value.min(), value.max()
     limit = float(np.quantile(np.abs(laplacian), 0.995)) or 1.0
+    meshes = []
     for j, i in enumerate(chosen):
         mesh = _mesh(panels[0, j], problem, value[j], cmap=VALUE, vmin=low, vmax=high)
         _levels(panels[0, j], problem, value[j], np.linspace(low, high, 16))
         _arrows(panels[0, j], problem, solved.arrays["gradient"][i])
         bent = _mesh(panels[1, j], problem, laplacian[j], cmap=SIGNED, vmin=-limit, vmax=limit)
+        meshes = [mesh, bent]
         dress(panels[0, j], f"$t$ = {problem.times[i]:.3g}", "", "$x_2$" if j == 0 else "")
         dress(panels[1, j], "", "$x_1$", "$x_2$" if j == 0 else "")
     first = f"Value and momentum (arrows), $t$ = {problem.times[chosen[0]]:.3g}"
     panels[0, 0].set_title(first, loc="left", fontsize=10, color=INK)
     panels[1, 0].set_title("Laplacian: a shock is a blue line", loc="left", fontsize=10, color=INK)
-    colorbar(figure, mesh, list(panels[0]), "value $u(x, t)$")
-    colorbar(figure, bent, list(panels[1]), "Laplacian $\\Delta u(x, t)$")
+    colorbar(figure, meshes[0], list(panels[0]), "value $u(x, t)$")
+    colorbar(figure, meshes[1], list(panels[1]), "Laplacian $\\Delta u(x, t)$")
     return figure
 
 
@@ -53,9 +54,9 @@ def cells(problem: Problem, solved: Solved) -> Figure:
     y = solved.arrays["atoms_points"]
     size = 70 * np.exp(solved.arrays["atoms_log_weights"])
     alive = np.isin(np.arange(len(y)), present)
-    for axes in (left, right):
+    for axes, cross in ((left, INK), (right, "white")):
         axes.scatter(*y[alive].T, s=size[alive], c="white", edgecolors=INK, lw=0.9, zorder=4)
-        axes.scatter(*y[~alive].T, s=30, c=INK, marker="x", lw=1.1, zorder=4)
+        axes.scatter(*y[~alive].T, s=36, c=cross, marker="x", lw=1.1, zorder=4)
         axes.set_xlim(problem.queries.points[:, 0].min(), problem.queries.points[:, 0].max())
         axes.set_ylim(problem.queries.points[:, 1].min(), problem.queries.points[:, 1].max())
     t = problem.times[last]
@@ -87,11 +88,11 @@ def slice_with_reference(problem: Problem, solved: Solved) -> Figure:
         _levels(panels[1], problem, exact, levels)
         dress(panels[1], f"Exact: {problem.dimension} one-dimensional quadratures", "along direction 1", "")
         colorbar(figure, mesh, panels[:2], "value $u(x, t)$")
-        error = np.maximum(np.abs(value - exact), 1e-16)
-        norm = LogNorm(max(float(np.quantile(error, 0.02)), 1e-16), float(error.max()))
-        mesh = _mesh(panels[2], problem, error, cmap=ENTROPY, norm=norm)
-        dress(panels[2], "Their difference", "along direction 1", "")
-        colorbar(figure, mesh, panels[2], "absolute error in $u$")
+        error = value - exact
+        limit = float(np.abs(error).max()) or 1e-16
+        mesh = _mesh(panels[2], problem, error, cmap=SIGNED, vmin=-limit, vmax=limit)
+        dress(panels[2], f"Their difference, at most {limit:.1e}", "along direction 1", "")
+        colorbar(figure, mesh, panels[2], "error in $u(x, t)$")
         return figure
     colorbar(figure, mesh, panels[0], "value $u(x, t)$")
     speed = np.linalg.norm(solved.arrays["gradient"][last], axis=1)

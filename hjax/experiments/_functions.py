@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+Numbers = Array | np.ndarray
 
 
 class InitialFunction(NamedTuple):
@@ -18,20 +21,20 @@ class InitialFunction(NamedTuple):
 
     name: str
     g: Callable[[Array], Array]
-    summand: Callable[[Array], Array] | None
+    summand: Callable[[Numbers], Numbers] | None
 
 
-def norm1(y: Array, scale: float = 1.0) -> Array:
+def norm1(y: Numbers, scale: float = 1.0) -> Numbers:
     """Summand of g(y) = scale * sum_i |y_i|: a rarefaction opens from the kink at 0."""
     return scale * y.__array_namespace__().abs(y)
 
 
-def quadratic(y: Array, curvature: float = 1.0) -> Array:
+def quadratic(y: Numbers, curvature: float = 1.0) -> Numbers:
     """Summand of g(y) = curvature * |y|^2 / 2; curvature < 0 focuses at t = -1/(2 curvature)."""
     return curvature * y**2 / 2
 
 
-def double_valley(y: Array, delta: float = 0.5, tilt: float = 0.0) -> Array:
+def double_valley(y: Numbers, delta: float = 0.5, tilt: float = 0.0) -> Numbers:
     """Summand of g(y) = sum_i |sqrt(y_i^2 + delta^2) - 1| + tilt y_i.
 
     Two |y|-type valleys with a rounded ridge (g'' = -1/delta) between them, where a shock forms at
@@ -41,7 +44,7 @@ def double_valley(y: Array, delta: float = 0.5, tilt: float = 0.0) -> Array:
     return xp.abs(xp.sqrt(y**2 + delta**2) - 1) + tilt * y
 
 
-def sines(y: Array, amplitude: float = 1.0, frequency: float = 1.0) -> Array:
+def sines(y: Numbers, amplitude: float = 1.0, frequency: float = 1.0) -> Numbers:
     """Summand of g(y) = amplitude * sum_i sin(frequency y_i): a periodic row of shocks."""
     return amplitude * y.__array_namespace__().sin(frequency * y)
 
@@ -81,7 +84,7 @@ def bind(name: str, values: dict[str, float]) -> InitialFunction:
     if name in _WHOLE:
         return InitialFunction(name, lambda y: _WHOLE[name](y, **values), None)
 
-    def summand(s: Array) -> Array:
+    def summand(s: Numbers) -> Numbers:
         return _SUMMANDS[name](s, **values)
 
     return InitialFunction(name, lambda y: jnp.sum(summand(y)), summand)

@@ -204,7 +204,8 @@ def _initial_data(table: Table) -> tuple:
         named = read_npz(path, ["points", "values"], ["log_weights"])
         arrays = (named["points"], named["values"], named.get("log_weights"))
     try:
-        data = hjax.InitialData(*(None if a is None else jnp.asarray(a) for a in arrays))
+        points, values, weights = (None if a is None else jnp.asarray(a) for a in arrays)
+        data = hjax.InitialData(points, values, weights)  # pyright: ignore[reportArgumentType]
     except ValueError as error:
         raise ProblemError(f"{path.name}: {error}") from error
     present = np.isfinite(arrays[1]) if arrays[2] is None else np.isfinite(arrays[1]) & np.isfinite(arrays[2])

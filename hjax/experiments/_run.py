@@ -1,13 +1,17 @@
 """A problem file in, a folder of results out: the whole of `hjax solve`."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from ._files import staged
-from ._problem import is_digits, read_problem
-from ._solve import Progress, solve
+from ._problem import Problem, is_digits, read_problem
+from ._solve import Progress, Solved, solve
+
+if TYPE_CHECKING:
+    from ._digits import Digits
 
 NAMES = ("solution.npz", "solution.png", "summary.txt")
 
@@ -27,25 +31,35 @@ def solve_file(path: Path, folder: Path | None, progress: Progress) -> Outcome:
     **Raises:** `ProblemError` for a problem that cannot be solved as written, `OSError` for a folder that
     cannot be written; then nothing has been written.
     """
-    digits = is_digits(path)
-    folder = Path("out") / path.stem if folder is None else folder
-    if digits:
+    if is_digits(path):
         from ._digits import read_digits, solve_digits
-        from ._figure_digits import draw_digits as draw
-        from ._summary import summarise_digits as summarise
+        from ._figure_digits import draw_digits
+        from ._summary import summarise_digits
 
-        problem = read_digits(path)
-        work = solve_digits
-    else:
-        from ._figures import draw
-        from ._summary import summarise
+        return _write(read_digits(path), solve_digits, draw_digits, summarise_digits, folder, progress)
+    from ._figures import draw
+    from ._summary import summarise
 
-        problem = read_problem(path)
-        work = solve
+    return _write(read_problem(path), solve, draw, summarise, folder, progress)
+
+
+# Each kind of problem brings its own solver, picture and summary.
+_P = TypeVar("_P", Problem, "Digits")
+
+
+def _write(
+    problem: _P,
+    work: Callable[[_P, Progress], Solved],
+    draw: Callable[[_P, Solved, Path], None],
+    summarise: Callable[[_P, Solved, Path, Sequence[str]], str],
+    folder: Path | None,
+    progress: Progress,
+) -> Outcome:
+    folder = Path("out") / problem.name if folder is None else folder
     with staged(folder, NAMES) as temporary:
         solved = work(problem, lambda fraction, doing: progress(0.92 * fraction, doing))
         progress(0.92, "writing")
-        np.savez_compressed(temporary / NAMES[0], **solved.arrays)
+        np.savez_compressed(temporary / NAMES[0], **solved.arrays)  # pyright: ignore[reportArgumentType]
         progress(0.95, "drawing")
         draw(problem, solved, temporary / NAMES[1])
         summary = summarise(problem, solved, folder, NAMES)

@@ -128,7 +128,7 @@ def _residual(problem: Problem, progress: Progress) -> dict[str, np.ndarray]:
     wanted = int(np.clip(_SUBSET_PAIRS // problem.data.size, *_SUBSET))
     count = min(wanted, shape[0] * shape[1])
     chosen = np.sort(np.random.default_rng(0).choice(shape[0] * shape[1], count, replace=False))
-    times, queries = np.unravel_index(chosen, shape)
+    times, queries = np.divmod(chosen, shape[1])
     size = min(_RESIDUAL_BLOCK, count)
     parts = []
     for start in range(0, count, size):
@@ -147,7 +147,7 @@ def _residual(problem: Problem, progress: Progress) -> dict[str, np.ndarray]:
 
 def _reference_values(problem: Problem, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Everywhere if a slice asks for a picture of it, else where the residual was taken."""
-    values = np.full(arrays["value"].shape, np.nan)
+    values: np.ndarray = np.full(arrays["value"].shape, np.nan)
     for i, t in enumerate(problem.times):
         where = arrays["residual_query"][arrays["residual_time"] == i]
         if problem.queries.kind == "slice":

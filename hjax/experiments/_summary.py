@@ -3,12 +3,15 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._digits import Digits
 from ._problem import Problem
 from ._solve import Solved
+
+if TYPE_CHECKING:
+    from ._digits import Digits
 
 _WIDTH = 100
 
@@ -59,7 +62,7 @@ def summarise(problem: Problem, solved: Solved, folder: Path, names: Sequence[st
     return _screen(problem.title, rows, solved, folder, names)
 
 
-def summarise_digits(problem: Digits, solved: Solved, folder: Path, names: Sequence[str]) -> str:
+def summarise_digits(problem: "Digits", solved: Solved, folder: Path, names: Sequence[str]) -> str:
     """The summary of the digits experiment."""
     c, count = solved.checks, len(solved.arrays["query_labels"])
     rows = [

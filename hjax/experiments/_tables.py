@@ -9,6 +9,7 @@ import difflib
 import math
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,30 +192,37 @@ def read_npz(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) ->
     """The named floating-point arrays of an NPZ file; never unpickles."""
     shown = f"{', '.join(wanted)}{' and optionally ' + ', '.join(optional) if optional else ''}"
     try:
-        file = np.load(path, allow_pickle=False)
+        # Opened here: NumPy forgets to close a file that turns out not to be a zip archive.
+        stream = path.open("rb")
     except OSError as error:
         raise ProblemError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ProblemError(f"{path.name} is not an NPZ file of plain arrays ({shown}).") from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ProblemError(f"{path.name} holds one array without a name; an NPZ file with {shown} is wanted.")
-    with file:
-        names = set(file.files)
-        if not set(wanted) <= names or not names <= {*wanted, *optional}:
-            raise ProblemError(f"{path.name} holds {', '.join(sorted(names)) or 'nothing'}, not {shown}.")
-        arrays = {}
-        for name in sorted(names):
-            try:
-                array = file[name]
-            except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-                raise ProblemError(
-                    f"{path.name}: the array {name} is damaged or holds pickled objects, which are never "
-                    f"loaded; save plain numbers."
-                ) from error
-            if array.dtype.kind not in "fiu":
-                raise ProblemError(f"{path.name}: the array {name} has dtype {array.dtype}, not numbers.")
-            arrays[name] = array.astype(float)
-    return arrays
+    with stream:
+        try:
+            file = np.load(stream, allow_pickle=False)
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise ProblemError(f"{path.name} is not an NPZ file of plain arrays ({shown}).") from error
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ProblemError(
+                f"{path.name} holds one array without a name; an NPZ file with {shown} is wanted."
+            )
+        with file:
+            names = set(file.files)
+            if not set(wanted) <= names or not names <= {*wanted, *optional}:
+                raise ProblemError(f"{path.name} holds {', '.join(sorted(names)) or 'nothing'}, not {shown}.")
+            return {name: _array(path, file, name) for name in sorted(names)}
+
+
+def _array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    try:
+        array = file[name]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ProblemError(
+            f"{path.name}: the array {name} is damaged or holds pickled objects, which are never loaded; "
+            f"save plain numbers."
+        ) from error
+    if array.dtype.kind not in "fiu":
+        raise ProblemError(f"{path.name}: the array {name} has dtype {array.dtype}, not numbers.")
+    return array.astype(float)
 
 
 def _cell(path: Path, line: int, column: str, text: str) -> float:
