@@ -49,6 +49,7 @@ def solve(problem: Problem, progress: Progress = lambda fraction, doing: None) -
     - `gradient (T, M, d)`, `laplacian (T, M)` (the trace of D^2 u), `entropy (T, M)` (nats) of Hopf-Cole;
     - `minimizer (T, M)`: the atom that Hopf-Lax chooses;
     - `residual (K,)` at `residual_time (K,)` and `residual_query (K,)`, indices into the first two axes;
+      `residual_scale (K,)`: the largest term in each;
     - `reference (T, M)`: the exact value by quadrature, NaN where it was not evaluated (if there is one);
     - `atoms_points (N, d)`, `atoms_values (N,)`, `atoms_log_weights (N,)`, `eps ()`, `metric (d, d)`.
     """
