@@ -78,7 +78,9 @@ def softmin(cost: np.ndarray, g: np.ndarray, eps: float) -> Exact:
         carry = np.array([bool(z < 60) for z in excess])
         offset = exact(g[present]).min()
         terms = [abs(value), abs(offset), e * mpmath.log(len(total) + 1)]
-        terms += [max(abs(c) + abs(h - offset) for c, h in zip(cost[present][carry], exact(g[present])[carry]))]
+        terms += [
+            max(abs(c) + abs(h - offset) for c, h in zip(cost[present][carry], exact(g[present])[carry]))
+        ]
         return Exact(value, weights, entropy, least, float(max(terms)))
 
 

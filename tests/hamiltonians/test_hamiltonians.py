@@ -29,7 +29,10 @@ def test_lagrangian_is_the_supremum_of_p_v_minus_h(double, name):
     h, dh = eqx.filter_jit(hamiltonian), eqx.filter_jit(jax.grad(hamiltonian.__call__))
     for v in np.random.default_rng(0).normal(size=(4, 3)):
         found = minimize(
-            lambda p: float(h(p)) - p @ v, np.zeros(3), jac=lambda p: np.asarray(dh(p)) - v, tol=1e-12  # noqa: B023
+            lambda p: float(h(p)) - p @ v,
+            np.zeros(3),
+            jac=lambda p: np.asarray(dh(p)) - v,
+            tol=1e-12,  # noqa: B023
         )
         np.testing.assert_allclose(hamiltonian.lagrangian(jnp.asarray(v)), -found.fun, rtol=1e-9)
 
@@ -37,10 +40,16 @@ def test_lagrangian_is_the_supremum_of_p_v_minus_h(double, name):
 @pytest.mark.parametrize("name", list(REGISTRY))
 def test_hamiltonian_is_the_supremum_of_p_v_minus_l(double, name):
     hamiltonian = REGISTRY[name]()
-    lagrangian, dl = eqx.filter_jit(hamiltonian.lagrangian), eqx.filter_jit(jax.grad(lambda v: hamiltonian.lagrangian(v)))
+    lagrangian, dl = (
+        eqx.filter_jit(hamiltonian.lagrangian),
+        eqx.filter_jit(jax.grad(lambda v: hamiltonian.lagrangian(v))),
+    )
     for p in np.random.default_rng(1).normal(size=(4, 3)):
         found = minimize(
-            lambda v: float(lagrangian(v)) - p @ v, np.zeros(3), jac=lambda v: np.asarray(dl(v)) - p, tol=1e-12  # noqa: B023
+            lambda v: float(lagrangian(v)) - p @ v,
+            np.zeros(3),
+            jac=lambda v: np.asarray(dl(v)) - p,
+            tol=1e-12,  # noqa: B023
         )
         np.testing.assert_allclose(hamiltonian(jnp.asarray(p)), -found.fun, rtol=1e-9)
 
@@ -82,7 +91,9 @@ def test_quadratic_is_the_textbook_quadratic_form(precision, name):
     )
     root = hamiltonian.factor(3)
     np.testing.assert_allclose(root @ root.T, metric, rtol=rtol, atol=rtol)
-    np.testing.assert_allclose(hamiltonian.log_determinant(3), np.linalg.slogdet(metric)[1], rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(
+        hamiltonian.log_determinant(3), np.linalg.slogdet(metric)[1], rtol=rtol, atol=rtol
+    )
 
 
 def test_integer_metrics_and_lists_are_welcome():

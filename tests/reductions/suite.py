@@ -119,7 +119,14 @@ def compiled(implementation: str, cost: str, causal: bool = False) -> Callable[[
     def run(a: Inputs) -> Any:
         built = COSTS[cost].build(a.theta)
         soft = hjax.softmin(
-            a.x, a.y, a.g, eps=a.eps, cost=built, payload=a.payload, causal=causal, implementation=implementation
+            a.x,
+            a.y,
+            a.g,
+            eps=a.eps,
+            cost=built,
+            payload=a.payload,
+            causal=causal,
+            implementation=implementation,
         )
         if causal:
             return soft
@@ -222,7 +229,14 @@ def _twin_derivatives(case: Case) -> dict[str, Any]:
 
     def theirs(a: Inputs) -> Any:
         return oracles.naive(
-            a.x, a.y, a.g, a.eps, COSTS[case.cost].build(a.theta), a.payload, present=present, causal=case.causal
+            a.x,
+            a.y,
+            a.g,
+            a.eps,
+            COSTS[case.cost].build(a.theta),
+            a.payload,
+            present=present,
+            causal=case.causal,
         )
 
     with enable_x64(True):
@@ -250,7 +264,9 @@ class Suite:
         error = tolerances.value_error(dtype, scale)
         weight = tolerances.weight_error(dtype, scale, eps)
         np.testing.assert_allclose(value, want, atol=error, rtol=0)
-        np.testing.assert_allclose(mean, want_mean, atol=weight * (1 + np.abs(given.payload).max(initial=0)), rtol=0)
+        np.testing.assert_allclose(
+            mean, want_mean, atol=weight * (1 + np.abs(given.payload).max(initial=0)), rtol=0
+        )
         n = len(given.g)
         if n * given.x.shape[1] > 5000:
             return
@@ -307,7 +323,9 @@ class Suite:
             )  # fmt: skip
             hard = hjax.hardmin(a.x, a.y, a.g, implementation=self.implementation)
             entropy = gibbs_entropy(a.x, a.y, a.g, eps=a.eps, implementation=self.implementation)
-            finite = jnp.where(jnp.isinf(soft.value), 0, soft.value) + jnp.where(jnp.isinf(hard.value), 0, hard.value)
+            finite = jnp.where(jnp.isinf(soft.value), 0, soft.value) + jnp.where(
+                jnp.isinf(hard.value), 0, hard.value
+            )
             return finite.sum() + soft.mean.sum() + entropy.sum(), (soft, hard, entropy)
 
         (_, (soft, hard, entropy)), gradients = jax.jit(jax.value_and_grad(run, has_aux=True))(given)
@@ -322,7 +340,9 @@ class Suite:
     @pytest.mark.parametrize("batch", [(), (3,), (2, 5), (0,), (2, 0)])
     def test_any_batch_of_queries_keeps_its_shape(self, batch):
         given = cast(inputs(10, 4, 2, 3, "SquaredEuclidean"), np.float32)
-        run = functools.partial(hjax.softmin, y=given.y, g=given.g, eps=0.5, implementation=self.implementation)
+        run = functools.partial(
+            hjax.softmin, y=given.y, g=given.g, eps=0.5, implementation=self.implementation
+        )
         count = int(np.prod(batch))
         x = given.x[:count].reshape(*batch, 2)
         value, mean = run(x, payload=given.payload)
@@ -391,7 +411,12 @@ class Suite:
         got, want = self.derivatives(given, case, dtype)
         chex.assert_tree_all_finite(got)
         scale = (1 + self.diameter(given)) / float(given.eps)
-        for name, order in (("jvp", 1), ("grad", 1), ("forward over reverse", 2), ("reverse over reverse", 2)):
+        for name, order in (
+            ("jvp", 1),
+            ("grad", 1),
+            ("forward over reverse", 2),
+            ("reverse over reverse", 2),
+        ):
             if name not in want:
                 continue
             for (path, a), (_, b) in zip(
@@ -488,7 +513,10 @@ class Suite:
             for k in range(3):
                 one = Inputs(*[a[k] if name in mapped else a for name, a in zip(names, given, strict=True)])
                 chex.assert_trees_all_close(
-                    jax.tree.map(lambda a: a[k], got), single(one), rtol=1e-11, atol=1e-12  # noqa: B023
+                    jax.tree.map(lambda a: a[k], got),
+                    single(one),
+                    rtol=1e-11,
+                    atol=1e-12,  # noqa: B023
                 )
 
     def test_a_closure_over_a_traced_array_receives_its_gradient(self, double):
@@ -496,7 +524,9 @@ class Suite:
 
         def ours(stretch: Array) -> Array:
             cost = lambda x, y: jnp.sum(jnp.cosh(stretch * (x - y)))  # noqa: E731
-            return hjax.softmin(given.x, given.y, given.g, eps=0.5, cost=cost, implementation=self.implementation)[0][0]
+            return hjax.softmin(
+                given.x, given.y, given.g, eps=0.5, cost=cost, implementation=self.implementation
+            )[0][0]
 
         def theirs(stretch: Array) -> Array:
             matrix = jnp.cosh(stretch * (given.x[0] - given.y)).sum(-1) + given.g
@@ -522,7 +552,9 @@ class Suite:
         built = COSTS[cost].build(given.theta)
 
         def value(g: Array) -> Array:
-            return hjax.softmin(given.x, given.y, g, eps=0.5, cost=built, implementation=self.implementation).value
+            return hjax.softmin(
+                given.x, given.y, g, eps=0.5, cost=built, implementation=self.implementation
+            ).value
 
         weights = gibbs_weights(given.x, given.y, given.g, eps=0.5, cost=built)
         np.testing.assert_allclose(weights, jax.jacrev(value)(given.g), atol=1e-14)
@@ -535,7 +567,12 @@ class Suite:
         @chex.assert_max_traces(n=1)
         def run(a: Inputs) -> Any:
             return hjax.softmin(
-                a.x, a.y, a.g, eps=a.eps, cost=hjax.SquaredEuclidean(a.theta), implementation=self.implementation
+                a.x,
+                a.y,
+                a.g,
+                eps=a.eps,
+                cost=hjax.SquaredEuclidean(a.theta),
+                implementation=self.implementation,
             )
 
         given = cast(inputs(5, 6, 2, 0, "SquaredEuclidean"), np.float32)

@@ -35,7 +35,9 @@ def test_hopf_lax_is_a_brute_force_minimum(double, metric):
     u = solution("HopfLax", metric, weighted=True)
     x, _ = queries(20)
     inverse = np.linalg.inv(dense_metric(metric))
-    want, index = oracles.hopf_lax(np.asarray(x), np.asarray(u.data.points), np.asarray(u.data.values), 0.4, inverse)
+    want, index = oracles.hopf_lax(
+        np.asarray(x), np.asarray(u.data.points), np.asarray(u.data.values), 0.4, inverse
+    )
     np.testing.assert_allclose(u(x, 0.4), want, rtol=1e-12)
     np.testing.assert_array_equal(u.minimizer(x, 0.4), index)
 
@@ -102,13 +104,29 @@ def test_the_gradient_is_the_mean_of_the_momenta_under_the_weights(double):
 def test_times_may_be_one_number_or_one_per_query_and_broadcast(double, kind):
     u = solution(kind, "diagonal")
     x, t = queries(6)
-    methods = (u, u.gradient, u.hessian, u.laplacian, u.time_derivative, u.residual, u.weights, u.entropy, u.minimizer)
-    for method in methods:
-        one = np.asarray(method(x, 0.7))
-        np.testing.assert_allclose(method(x, jnp.full(6, 0.7)), one, atol=1e-11)
-        np.testing.assert_allclose(method(x.reshape(2, 3, 3), 0.7), one.reshape(2, 3, *one.shape[1:]), atol=1e-11)
-        np.testing.assert_allclose(method(x[0], 0.7), one[0], atol=1e-11)
-        np.testing.assert_allclose(method(x[0], np.float32(0.7)), one[0], atol=1e-6)
+    run = eqx.filter_jit(
+        lambda x, t: (
+            u(x, t),
+            u.gradient(x, t),
+            u.hessian(x, t),
+            u.residual(x, t),
+            u.weights(x, t),
+            u.entropy(x, t),
+            u.minimizer(x, t),
+        )
+    )
+    for name, one, each, batch, single in zip(
+        ("value", "gradient", "hessian", "residual", "weights", "entropy", "minimizer"),
+        run(x, 0.7),
+        run(x, jnp.full(6, 0.7)),
+        run(x.reshape(2, 3, 3), 0.7),
+        run(x[0], 0.7),
+        strict=True,
+    ):
+        np.testing.assert_allclose(each, one, atol=1e-11, err_msg=name)
+        np.testing.assert_allclose(batch, one.reshape(2, 3, *one.shape[1:]), atol=1e-11, err_msg=name)
+        np.testing.assert_allclose(single, one[0], atol=1e-11, err_msg=name)
+    np.testing.assert_allclose(u(x[0], np.float32(0.7)), u(x[0], 0.7), atol=1e-6)
     grid = np.asarray(u(x.reshape(2, 3, 3), t[:3]))
     each = np.array([[float(u(x[3 * i + j], t[j])) for j in range(3)] for i in range(2)])
     np.testing.assert_allclose(grid, each, rtol=1e-12)
@@ -124,13 +142,21 @@ def test_absent_atoms_are_as_if_they_were_not_there(double, kind):
         y, jnp.tile(whole.values, 2), jnp.concatenate([jnp.zeros(7), jnp.full(7, -jnp.inf)])
     )
     build = hjax.HopfLax if kind == "HopfLax" else lambda d: hjax.HopfCole(d, EPS)
-    want = build(whole)
+    run = eqx.filter_jit(
+        lambda u: (
+            u(x, t),
+            u.gradient(x, t),
+            u.hessian(x, t),
+            u.laplacian(x, t),
+            u.time_derivative(x, t),
+            u.entropy(x, t),
+        )
+    )
+    want = run(build(whole))
     for given in (infinite, weightless):
         u = build(given)
-        for name in ("__call__", "gradient", "hessian", "laplacian", "time_derivative", "entropy"):
-            np.testing.assert_allclose(
-                getattr(u, name)(x, t), getattr(want, name)(x, t), rtol=1e-11, atol=1e-12, err_msg=name
-            )
+        for a, b in zip(run(u), want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
         assert not np.any(u.weights(x, t)[:, 7:])
     gradient = jax.grad(lambda g: jnp.sum(build(hjax.InitialData(y, g))(x, t)))(infinite.values)
     assert np.isfinite(gradient).all()
@@ -140,7 +166,10 @@ def test_absent_atoms_are_as_if_they_were_not_there(double, kind):
 @pytest.mark.parametrize("kind", ["HopfCole", "HopfLax"])
 def test_vmap_over_solutions_equals_a_loop(double, kind):
     """A batch of initial data is a batch of solutions: filter_vmap over the module's arrays."""
-    us = [solution(kind, "matrix"), eqx.tree_at(lambda u: u.data.values, solution(kind, "matrix"), jnp.arange(7.0))]
+    us = [
+        solution(kind, "matrix"),
+        eqx.tree_at(lambda u: u.data.values, solution(kind, "matrix"), jnp.arange(7.0)),
+    ]
     stacked = jax.tree.map(lambda *a: jnp.stack(a) if eqx.is_array(a[0]) else a[0], *us)
     x, t = queries()
     got = eqx.filter_jit(eqx.filter_vmap(lambda u: (u(x, t), u.gradient(x, t))))(stacked)
@@ -176,7 +205,9 @@ def test_weighted_atoms_converge_to_the_continuum_at_second_order(double):
     from scipy.integrate import quad
 
     eps, t, x = 0.5, 0.3, 0.2
-    integral, _ = quad(lambda y: np.exp(-(abs(y) + (x - y) ** 2 / (4 * t)) / eps), -9, 9, points=[0], epsabs=1e-14)
+    integral, _ = quad(
+        lambda y: np.exp(-(abs(y) + (x - y) ** 2 / (4 * t)) / eps), -9, 9, points=[0], epsabs=1e-14
+    )
     want = -eps * np.log(integral / np.sqrt(4 * np.pi * eps * t))
     counts = (31, 61, 121)
     errors = []
