@@ -140,7 +140,12 @@ class _Pairwise(_Form):
 
     def exponents(self, queries: _Queries, atoms: _Atoms, mu: Array, kappa: Array) -> Iterator[_Piece]:
         for q, payload, j in self.costs(queries, atoms):
-            yield _Piece(kappa * (mu - q), payload, j)
+            yield _Piece(_floored(kappa * (mu - q)), payload, j)
+
+
+def _floored(exponents: Array) -> Array:
+    """Far below the smallest number, but finite: an absent atom's -1e30/eps is no factor for a derivative."""
+    return jnp.maximum(exponents, 2.0 * float(jnp.finfo(exponents.dtype).minexp))
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -166,8 +171,8 @@ def _product_exponents(
     mu: Float[Array, "B"],
     kappa: Float[Array, ""],
 ) -> Float[Array, "n B"]:
-    """kappa (mu_i - q_ij)."""
-    return kappa * (mu - _product_costs(squared, x, points, heights))
+    """kappa (mu_i - q_ij), floored."""
+    return _floored(kappa * (mu - _product_costs(squared, x, points, heights)))
 
 
 @functools.partial(_product_exponents.defjvp, symbolic_zeros=True)
@@ -181,7 +186,7 @@ def _product_exponents_jvp(squared: bool, primals: Any, tangents: Any) -> Any:
     exponents = _product_exponents(squared, *primals)
     factor = 1
     if squared:
-        factor, centre = 2, lax.stop_gradient(jnp.mean(points, axis=0))
+        factor, centre = 2, _middle(points)
         x, points = x - centre[:, None], points - centre
     change = jnp.zeros_like(exponents)
     if _moves(dx) or _moves(dmu):
@@ -312,8 +317,7 @@ def _plan(problem: Problem) -> _Plan:
     differences = squared and d <= _LARGEST_DIFFERENCE_DIMENSION
     if squared and (not differences or isinstance(cost, Mahalanobis)):
         # Exact algebra for any centre, and exact arithmetic for one that the cloud is close to.
-        count = jnp.maximum(jnp.sum(problem.present), 1).astype(y.dtype)
-        centre = lax.stop_gradient(jnp.sum(jnp.where(problem.present[:, None], y, 0), 0) / count)
+        centre = _middle(y)
         x, y = x - centre, y - centre
         if isinstance(cost, Mahalanobis):
             x, y = cost.hamiltonian.whiten(x), cost.hamiltonian.whiten(y)
@@ -333,11 +337,19 @@ def _plan(problem: Problem) -> _Plan:
     return _Plan(form, slope, x, _indexed(y, heights, problem.payload.T), scale, offset)
 
 
+def _middle(points: Float[Array, "n d"]) -> Float[Array, "d"]:
+    """The middle of the box around the points: unlike a mean, the same number however XLA reorders it.
+
+    It is subtracted in two places that must agree to the last bit, and XLA may compute it in each.
+    """
+    return lax.stop_gradient((jnp.min(points, axis=0) + jnp.max(points, axis=0)) / 2)
+
+
 def _even(count: int, largest: int, multiple: int) -> int:
     """A block size of about `largest` at most that splits `count` evenly, up to rounding."""
-    blocks = -(-count // largest)
+    blocks = max(1, -(-count // largest))
     size = -(-count // blocks)
-    return size if blocks == 1 else -(-size // multiple) * multiple
+    return max(1, size) if blocks == 1 else -(-size // multiple) * multiple
 
 
 def _indexed(points: Array, heights: Array, payload: Array) -> _Atoms:
