@@ -14,6 +14,7 @@ CHECKED = (
     "hjax.reductions._dense",
     "hjax.reductions._exp2",
     "hjax.reductions._problem",
+    "hjax.reductions._streaming",
     "hjax.hamiltonians._hamiltonian",
 )
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):

@@ -79,7 +79,7 @@ def softmin(cost: np.ndarray, g: np.ndarray, eps: float) -> Exact:
         offset = exact(g[present]).min()
         terms = [abs(value), abs(offset), e * mpmath.log(len(total) + 1)]
         terms += [
-            max(abs(c) + abs(h - offset) for c, h in zip(cost[present][carry], exact(g[present])[carry]))
+            max(abs(c) + abs(h - offset) for c, h in zip(cost[present][carry], exact(g[present])[carry], strict=True))
         ]
         return Exact(value, weights, entropy, least, float(max(terms)))
 

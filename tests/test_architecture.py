@@ -27,7 +27,7 @@ def room(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text())
 

@@ -29,10 +29,10 @@ def test_lagrangian_is_the_supremum_of_p_v_minus_h(double, name):
     h, dh = eqx.filter_jit(hamiltonian), eqx.filter_jit(jax.grad(hamiltonian.__call__))
     for v in np.random.default_rng(0).normal(size=(4, 3)):
         found = minimize(
-            lambda p: float(h(p)) - p @ v,
+            lambda p, v=v: float(h(p)) - p @ v,
             np.zeros(3),
-            jac=lambda p: np.asarray(dh(p)) - v,
-            tol=1e-12,  # noqa: B023
+            jac=lambda p, v=v: np.asarray(dh(p)) - v,
+            tol=1e-12,
         )
         np.testing.assert_allclose(hamiltonian.lagrangian(jnp.asarray(v)), -found.fun, rtol=1e-9)
 
@@ -46,10 +46,10 @@ def test_hamiltonian_is_the_supremum_of_p_v_minus_l(double, name):
     )
     for p in np.random.default_rng(1).normal(size=(4, 3)):
         found = minimize(
-            lambda v: float(lagrangian(v)) - p @ v,
+            lambda v, p=p: float(lagrangian(v)) - p @ v,
             np.zeros(3),
-            jac=lambda v: np.asarray(dl(v)) - p,
-            tol=1e-12,  # noqa: B023
+            jac=lambda v, p=p: np.asarray(dl(v)) - p,
+            tol=1e-12,
         )
         np.testing.assert_allclose(hamiltonian(jnp.asarray(p)), -found.fun, rtol=1e-9)
 

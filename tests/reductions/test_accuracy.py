@@ -50,13 +50,16 @@ def cloud(kind: str, d: int, queries: int, atoms: int = ATOMS) -> Cloud:
 KINDS = ["plain", "offset", "spread", "absent and duplicate", "on the atoms"]
 
 
-@functools.lru_cache(maxsize=None)
-def exact(kind: str, d: int, queries: int, atoms: int = ATOMS) -> tuple[list[np.ndarray], Cloud]:
+@functools.cache
+def exact(kind: str, d: int, queries: int, atoms: int) -> tuple[Cloud, list[np.ndarray], list[np.ndarray]]:
+    """The inputs; per query the costs to all atoms and their gradients in x, to 50 digits."""
     given = cloud(kind, d, queries, atoms)
-    return [oracles.costs(x, given.y, oracles.squared(SCALE)) for x in given.x], given
+    with mpmath.workdps(oracles.DIGITS):
+        arrows = [2 * SCALE * (oracles.exact(x) - oracles.exact(given.y)) for x in given.x]
+    return given, [oracles.costs(x, given.y, oracles.squared(SCALE)) for x in given.x], arrows
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def program(implementation: str) -> Callable[..., Any]:
     """Everything at once: values, and gradients in x, y, g, eps and the cost's scale."""
 
@@ -80,7 +83,7 @@ def ratios(
     kind: str, d: int, queries: int, dtype: Any, implementation: str, eps: float, atoms: int = ATOMS
 ) -> dict[str, float]:
     """Error over allowed error, of every output and every gradient of the value, against 50 digits."""
-    costs, given = exact(kind, d, queries, atoms)
+    given, costs, arrows = exact(kind, d, queries, atoms)
     arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), given)
     results = program(implementation)(arrays, jnp.asarray(eps, dtype), jnp.asarray(SCALE, dtype))
     (value, mean, hard, entropy), (into, d_eps, d_scale), _ = jax.tree.map(np.asarray, results)
@@ -95,7 +98,7 @@ def ratios(
     present = np.isfinite(given.g)
     want_y, want_g, want_eps, want_scale = np.zeros((atoms, d)), np.zeros(atoms), 0.0, 0.0
     allowed_y = allowed_g = allowed_scale = 0.0
-    for i, cost in enumerate(costs):
+    for i, (cost, arrow) in enumerate(zip(costs, arrows, strict=True)):
         oracle = oracles.softmin(cost, given.g, eps)
         scale = oracle.scale
         if d > 8:  # promised: a few ulp of the squared diameter of the cloud
@@ -112,11 +115,10 @@ def ratios(
         )
         if error < 0.01:
             # Below the smallest normal number times its exponent an atom's share is flushed to zero.
-            flushed = atoms * 1024 * float(np.finfo(dtype).tiny)
+            flushed = atoms * 256 * float(np.finfo(dtype).tiny)
             record("entropy", entropy[i], oracle.entropy, 2 * error * float(oracle.entropy) + flushed)
         assert 0 <= entropy[i] <= np.log(atoms) * (1 + 1e-6) + 1e-12
         with mpmath.workdps(oracles.DIGITS):
-            arrow = 2 * SCALE * (oracles.exact(given.x[i]) - oracles.exact(given.y))
             pull = oracle.weights[:, None] * arrow
             steepest = float(np.abs(arrow[present]).max())
             carried = float(max(c for c, w in zip(cost, oracle.weights, strict=True) if w > 1e-30))
@@ -148,12 +150,12 @@ def check(d: int, queries: int, dtype: Any, implementation: str, atoms: int = AT
 
 @pytest.mark.parametrize("d", [1, 2, 3, 8, 9, 32, 128])
 def test_values_and_gradients_over_fourteen_decades_of_eps(precision, d):
-    check(d, 2 if d == 128 else 3, precision, "streaming")
+    check(d, 1 if d == 128 else 2, precision, "streaming")
 
 
-@pytest.mark.parametrize("d", [3, 9])
+@pytest.mark.parametrize("d", [9])
 def test_the_dense_definition_keeps_the_same_promise(precision, d):
-    check(d, 3, precision, "dense")
+    check(d, 2, precision, "dense")
 
 
 def test_many_queries_run_in_columns_and_keep_the_same_promise(precision):
@@ -195,7 +197,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, float
     return x, y, g, 10.0 ** draw(st.floats(-8, 6))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _jitted(implementation: str) -> Callable[..., Any]:
     return jax.jit(functools.partial(hjax.softmin, implementation=implementation))
 

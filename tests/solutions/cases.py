@@ -42,7 +42,7 @@ def dense_metric(metric: str, d: int = 3) -> np.ndarray:
     return a if a.ndim == 2 else np.diag(np.broadcast_to(a, d))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def closed_forms():
     """All closed forms at once."""
 
@@ -52,7 +52,7 @@ def closed_forms():
     return eqx.filter_jit(run)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def autodiff():
     """The same by differentiating the value, one query at a time."""
 
