@@ -31,8 +31,7 @@ def floating(name: str, value: ArrayLike, *, integers: bool = False) -> Array:
         return array.astype(float)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"{name} has dtype {array.dtype}, but a floating-point array is wanted; "
-            f"pass {name}.astype(float)."
+            f"{name} has dtype {array.dtype}, but a floating-point array is wanted; pass {name}.astype(float)."
         )
     return array
 
@@ -59,8 +58,7 @@ def positive_scalar(name: str, value: ArrayLike) -> Array:
     """`positive`, and of shape ()."""
     if jnp.shape(value) != ():
         raise ValueError(
-            f"{name} must be one number, got shape {jnp.shape(value)}; "
-            f"for many of them use jax.vmap over {name}."
+            f"{name} must be one number, got shape {jnp.shape(value)}; for many of them use jax.vmap over {name}."
         )
     return positive(name, value)
 
@@ -76,13 +74,10 @@ def atoms(points: Array, values: Array, names: tuple[str, str]) -> None:
     """Points `(N, d)` and one value per point, N >= 1."""
     if points.ndim != 2:
         raise ValueError(
-            f"{names[0]} has shape {points.shape}, but (N, d) is wanted; "
-            f"for points on a line pass {names[0]}[:, None]."
+            f"{names[0]} has shape {points.shape}, but (N, d) is wanted; for points on a line pass {names[0]}[:, None]."
         )
     if points.shape[0] == 0 or points.shape[1] == 0:
-        raise ValueError(
-            f"{names[0]} has shape {points.shape}: at least one atom in at least one dimension is wanted."
-        )
+        raise ValueError(f"{names[0]} has shape {points.shape}: at least one atom in at least one dimension is wanted.")
     if values.shape != points.shape[:1]:
         raise ValueError(
             f"{names[1]} has shape {values.shape}, but one number per atom is wanted: "

@@ -50,9 +50,7 @@ def _space_time(axes: Axes, problem: Problem, solved: Solved) -> None:
     x, times = problem.queries.points[:, 0], problem.times
     momentum = solved.arrays["gradient"][:, :, 0]
     limit = float(np.abs(momentum).max()) or 1.0
-    mesh = axes.pcolormesh(
-        x, times, momentum, cmap=SIGNED, vmin=-limit, vmax=limit, shading="gouraud", rasterized=True
-    )
+    mesh = axes.pcolormesh(x, times, momentum, cmap=SIGNED, vmin=-limit, vmax=limit, shading="gouraud", rasterized=True)
     axes.add_collection(
         LineCollection(list(_characteristics(problem, solved)), colors=INK, linewidths=0.55, alpha=0.55)
     )

@@ -71,9 +71,7 @@ def slice_with_reference(problem: Problem, solved: Solved) -> Figure:
     """The value along a plane beside the exact one and the error; without one, momentum and entropy."""
     last = len(problem.times) - 1
     figure = new_figure(14.0, 4.9)
-    figure.suptitle(
-        f"{problem.title}, $t$ = {problem.times[last]:.3g}", x=0.01, ha="left", fontsize=14, color=INK
-    )
+    figure.suptitle(f"{problem.title}, $t$ = {problem.times[last]:.3g}", x=0.01, ha="left", fontsize=14, color=INK)
     panels = list(figure.subplots(1, 3, sharey=True))
     value = solved.arrays["value"][last]
     low, high = value.min(), value.max()
@@ -120,9 +118,7 @@ def _mesh(axes: Axes, problem: Problem, values: np.ndarray, **style):
     return axes.pcolormesh(first, second, shaped, **style)
 
 
-def _levels(
-    axes: Axes, problem: Problem, values: np.ndarray, levels: np.ndarray, color: str = "white"
-) -> None:
+def _levels(axes: Axes, problem: Problem, values: np.ndarray, levels: np.ndarray, color: str = "white") -> None:
     shaped = values.reshape(problem.queries.shape).T
     if np.ptp(levels) > 0:
         axes.contour(*_axes_of(problem), shaped, levels=levels, colors=color, linewidths=0.5, alpha=0.6)

@@ -281,9 +281,7 @@ def _queries(table: Table, dimension: int) -> Queries:
         path = table.path.parent / table.text("file")
         points = read_csv(path, "x")["points"]
         if points.shape[1] != dimension:
-            raise ProblemError(
-                f"{path.name} has {points.shape[1]} coordinates, but the atoms have {dimension}."
-            )
+            raise ProblemError(f"{path.name} has {points.shape[1]} coordinates, but the atoms have {dimension}.")
         queries = Queries(kind, points, (len(points),), points if dimension == 2 else None)
     table.finish()
     return queries

@@ -43,9 +43,7 @@ def reference(problem: Problem, x: np.ndarray, t: float) -> np.ndarray:
         # Interval ends of the size of the kernel's width, where the adaptive rule starts.
         pieces = int(np.clip((upper - lower) / np.sqrt(variance), 4, 400))
         points = np.linspace(lower, upper, pieces + 1)[1:-1]
-        integral, _ = integrate.quad_vec(
-            integrand, lower, upper, epsabs=1e-13, epsrel=1e-11, norm="max", points=points
-        )
+        integral, _ = integrate.quad_vec(integrand, lower, upper, epsabs=1e-13, epsrel=1e-11, norm="max", points=points)
         one = eps * floor - eps * np.log(integral / np.sqrt(2 * np.pi * variance))
         total += one[where]
     return total

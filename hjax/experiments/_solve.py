@@ -106,9 +106,7 @@ def _fields(problem: Problem, progress: Progress) -> dict[str, np.ndarray]:
     for i, t in enumerate(problem.times):
         parts = []
         for j in range(blocks):
-            progress(
-                (i * blocks + j) / (len(problem.times) * blocks), f"time {i + 1} of {len(problem.times)}"
-            )
+            progress((i * blocks + j) / (len(problem.times) * blocks), f"time {i + 1} of {len(problem.times)}")
             parts.append(jax.tree.map(np.asarray, _block(u, v, x[index[j]], jnp.asarray(t))))
         rows.append({k: np.concatenate([part[k] for part in parts])[:count] for k in parts[0]})
     fields = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
@@ -160,11 +158,7 @@ def _reference_values(problem: Problem, arrays: dict[str, np.ndarray]) -> np.nda
 
 def expected_residual(problem: Problem) -> np.ndarray:
     """What the residual is in exact arithmetic at each time: 0, or -d eps/(2t) without the prefactor."""
-    return (
-        np.zeros_like(problem.times)
-        if problem.normalize
-        else -problem.dimension * problem.eps / (2 * problem.times)
-    )
+    return np.zeros_like(problem.times) if problem.normalize else -problem.dimension * problem.eps / (2 * problem.times)
 
 
 def _checks(problem: Problem, arrays: dict[str, np.ndarray]) -> dict[str, float]:

@@ -87,9 +87,7 @@ def _compared(name: str, checks: dict[str, float], prefix: str, agreement: str, 
     return f"{name:<26}{ours:>10.4f}{theirs:>16.4f}{f'{checks[agreement]:.0f} / {count}':>14}"
 
 
-def _screen(
-    title: str, rows: Sequence[tuple[str, str]], solved: Solved, folder: Path, names: Sequence[str]
-) -> str:
+def _screen(title: str, rows: Sequence[tuple[str, str]], solved: Solved, folder: Path, names: Sequence[str]) -> str:
     rows = [
         *rows,
         ("time", f"{solved.checks['seconds']:.1f} s"),

@@ -147,9 +147,7 @@ class Table:
                 near = difflib.get_close_matches(key, self._known, 1)
                 hint = f"; did you mean {self.key(near[0])}?" if near else ""
                 known = ", ".join(dict.fromkeys(self._known)) or "none"
-                raise ProblemError(
-                    f"{self.path.name}: unknown key {self.key(key)} (known here: {known}){hint}."
-                )
+                raise ProblemError(f"{self.path.name}: unknown key {self.key(key)} (known here: {known}){hint}.")
 
 
 def read_csv(path: Path, prefix: str, extra: Sequence[str] = (), optional: Sequence[str] = ()) -> dict:
@@ -175,9 +173,7 @@ def read_csv(path: Path, prefix: str, extra: Sequence[str] = (), optional: Seque
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
-            raise ProblemError(
-                f"{path.name}, line {number}: {len(cells)} cells, but the header has {len(header)}."
-            )
+            raise ProblemError(f"{path.name}, line {number}: {len(cells)} cells, but the header has {len(header)}.")
         rows.append([_cell(path, number, *pair) for pair in zip(header, cells, strict=True)])
     if not rows:
         raise ProblemError(f"{path.name} has a header but no rows; at least one is wanted.")
@@ -202,9 +198,7 @@ def read_npz(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()) ->
         except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise ProblemError(f"{path.name} is not an NPZ file of plain arrays ({shown}).") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ProblemError(
-                f"{path.name} holds one array without a name; an NPZ file with {shown} is wanted."
-            )
+            raise ProblemError(f"{path.name} holds one array without a name; an NPZ file with {shown} is wanted.")
         with file:
             names = set(file.files)
             if not set(wanted) <= names or not names <= {*wanted, *optional}:

@@ -121,6 +121,5 @@ def _require_positive_definite(metric: np.ndarray) -> None:
         raise ValueError(f"metric is not symmetric; {wanted}")
     if np.linalg.eigvalsh(metric).min() <= tolerance:
         raise ValueError(
-            f"metric is not positive definite (smallest eigenvalue "
-            f"{np.linalg.eigvalsh(metric).min():.3g}); {wanted}"
+            f"metric is not positive definite (smallest eigenvalue {np.linalg.eigvalsh(metric).min():.3g}); {wanted}"
         )

@@ -28,9 +28,7 @@ class Rule(NamedTuple):
     log_weights: Float[Array, "N"]
 
 
-def grid(
-    lower: ArrayLike, upper: ArrayLike, shape: int | tuple[int, ...], *, endpoints: bool = False
-) -> Rule:
+def grid(lower: ArrayLike, upper: ArrayLike, shape: int | tuple[int, ...], *, endpoints: bool = False) -> Rule:
     """Tensor grid on the box `[lower, upper]`: midpoint rule, or trapezoidal with `endpoints`.
 
     **Arguments:** `lower`, `upper`: numbers or `(d,)`. `shape`: nodes per axis, one number for all or
@@ -143,13 +141,9 @@ def samples(points: ArrayLike, log_density: ArrayLike) -> Rule:
 
 
 def _box(lower: ArrayLike, upper: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.broadcast_arrays(
-        np.atleast_1d(np.asarray(lower, float)), np.atleast_1d(np.asarray(upper, float))
-    )
+    low, high = np.broadcast_arrays(np.atleast_1d(np.asarray(lower, float)), np.atleast_1d(np.asarray(upper, float)))
     if low.ndim != 1 or not np.all(low < high) or not np.all(np.isfinite(high - low)):
-        raise ValueError(
-            f"the box [{lower}, {upper}] is empty or infinite; pass lower < upper in every axis."
-        )
+        raise ValueError(f"the box [{lower}, {upper}] is empty or infinite; pass lower < upper in every axis.")
     return low, high
 
 

@@ -53,9 +53,7 @@ def data_scale_gauge(x: ArrayLike, eps: ArrayLike) -> Float[Array, ""]:
     return variance / (2 * _checks.positive_scalar("eps", eps))
 
 
-def information_gauge(
-    u: HopfCole, x: ArrayLike, *, lower: float = 1e-3, upper: float = 1e4
-) -> InformationGauge:
+def information_gauge(u: HopfCole, x: ArrayLike, *, lower: float = 1e-3, upper: float = 1e4) -> InformationGauge:
     """t = argmax of the mean attribution entropy over x, at fixed atoms and values (y, g).
 
     It needs a solution, not a layer: at a layer's fixed (W, b) the entropy does not depend on t, so nothing

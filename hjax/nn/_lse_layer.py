@@ -123,8 +123,7 @@ class LSELayer(eqx.Module):
         """
         if not isinstance(u, HopfCole):
             raise ValueError(
-                f"u is {type(u).__name__}, but only a HopfCole solution is an LSE layer; "
-                f"pass hjax.HopfCole(data, eps)."
+                f"u is {type(u).__name__}, but only a HopfCole solution is an LSE layer; pass hjax.HopfCole(data, eps)."
             )
         t = _checks.positive_scalar("t", t)
         weight = u.hamiltonian.solve(u.data.points) / (2 * t)

@@ -213,9 +213,7 @@ def which_implementation(
         problem = _problem(x, y, g, eps, cost, payload, causal, None)[0]
         m, n, d = problem.shape
         name = _choose(problem)
-        why = (
-            f"a matrix of M N = {m * n:,} costs is small" if name == "dense" else _streaming.describe(problem)
-        )
+        why = f"a matrix of M N = {m * n:,} costs is small" if name == "dense" else _streaming.describe(problem)
         reasons.append(Choice(name, f"M = {m:,}, N = {n:,}, d = {d}: {why}"))
 
     jax.eval_shape(look, x, y, g, payload)

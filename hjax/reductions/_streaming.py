@@ -540,6 +540,4 @@ def _map_queries(form: _Form, x: Float[Array, "M d"], block: Any, *per_query: Ar
     fill = (0, blocks * size - m)
     padded = [jnp.pad(a, [fill] + [(0, 0)] * (a.ndim - 1), mode="edge") for a in operands]
     result = lax.map(one, tuple(a.reshape(blocks, size, *a.shape[1:]) for a in padded))
-    return jax.tree.map(
-        lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], blocks * size)[..., :m], result
-    )
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], blocks * size)[..., :m], result)

@@ -127,9 +127,7 @@ class Solution(eqx.Module):
             squares = jnp.sum((self.data.points - origin) * z, axis=1, keepdims=True)
             _, mean = self._moments(x, t, jnp.concatenate([z, squares], axis=1))
             centred = x - origin
-            distance = (
-                jnp.sum(centred * (self.hamiltonian.solve(centred) - 2 * mean[:, :d]), axis=1) + mean[:, d]
-            )
+            distance = jnp.sum(centred * (self.hamiltonian.solve(centred) - 2 * mean[:, :d]), axis=1) + mean[:, d]
             return self._normalisation_rate(t) - distance / (4 * t**2)
 
         return self._over(time_derivative, x, t)

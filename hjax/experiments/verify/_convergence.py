@@ -79,7 +79,8 @@ def point_composition() -> Evidence:
         gaps.append(np.abs(np.asarray(u(inner[:, None], t2)) - target).max())
         direct.append(np.abs(np.asarray(u(x[:, None], t1 + t2)) - target).max())
     figure = (
-        f"sup|u_t2(u_t1(x)) - u(x, t1 + t2)| = {gaps[0]:.3f}, {gaps[1]:.3f} for N = 200, 2000; the function itself is within "
+        f"sup|u_t2(u_t1(x)) - u(x, t1 + t2)| = {gaps[0]:.3f}, {gaps[1]:.3f} for N = 200, 2000; the "
+        f"function itself is within "
         f"{direct[0]:.0e}, {direct[1]:.0e}"
     )
     stays = gaps[1] > 0.1 and abs(gaps[1] / gaps[0] - 1) < 0.05 and direct[1] < 1e-4
@@ -112,7 +113,8 @@ def normalisations() -> Evidence:
     constant = eps * math.log(_BOX[1] - _BOX[0]) - eps / 2 * math.log(4 * math.pi * eps * t)
     drop, err = np.diff(plain), abs(weighted[-1] - target)
     figure = (
-        f"N = 10..1e4: unweighted {_join(plain)} (-eps log 10 = {-eps * math.log(10):.4f} a decade), mean {_join(mean)}, "
+        f"N = 10..1e4: unweighted {_join(plain)} (-eps log 10 = {-eps * math.log(10):.4f} a "
+        f"decade), mean {_join(mean)}, "
         f"weighted {_join(weighted)} -> {target:.4f} (err {err:.0e})"
     )
     falls = np.abs(drop[1:] / (-eps * math.log(10)) - 1).max() < 0.01
@@ -146,12 +148,13 @@ def uniform_bound() -> Evidence:
                 ratios.append((err / bound).max())
         worst[d] = max(ratios)
     figure = f"worst |u^N - u|/bound over eps = 1..1e-3, n = 8..128: {worst[1]:.2f} (d=1), {worst[2]:.2f} (d=2)"
-    return Evidence(bool(0 < min(worst.values()) and max(worst.values()) < 1), figure)
+    return Evidence(bool(min(worst.values()) > 0 and max(worst.values()) < 1), figure)
 
 
 @check(
     "7.1.iii.c",
-    "On a midpoint grid the error falls like N^(-1/d) at fixed eps; corrected: like N^(-2/d), and N^(-1/d) is the worst "
+    "On a midpoint grid the error falls like N^(-1/d) at fixed eps; corrected: like N^(-2/d), and "
+    "N^(-1/d) is the worst "
     "case eps << h.",
     expected=Verdict.CORRECTED,
 )
@@ -225,7 +228,8 @@ def pointwise_gap() -> Evidence:
 
 @check(
     "7.1.v",
-    "The limits N -> infinity and eps -> 0 commute; corrected: for the weighted solution, also along eps = h^a; for the "
+    "The limits N -> infinity and eps -> 0 commute; corrected: for the weighted solution, also "
+    "along eps = h^a; for the "
     "unweighted one N -> infinity first diverges.",
     expected=Verdict.CORRECTED,
 )

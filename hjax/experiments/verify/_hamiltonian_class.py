@@ -143,7 +143,8 @@ def oscillator() -> Evidence:
     f = w / 2 / np.tanh(angle) * (x**2).sum(1) - (np.asarray(value(x, jnp.asarray(0.9))) - prefactor)
     err = np.abs(np.asarray(jax.vmap(layer)(x)) - f).max()
     figure = (
-        f"H = |p|^2 - w^2|x|^2 is exact with Mehler's kernel: residual {res:.1e} (without the potential {control:.2f}), "
+        f"H = |p|^2 - w^2|x|^2 is exact with Mehler's kernel: residual {res:.1e} (without the "
+        f"potential {control:.2f}), "
         f"and a layer with W_j = w y_j/sinh 2wt: {err:.1e}"
     )
     return Evidence(holds=not (res < 1e-11 and control > 0.1 and err < 1e-11), figure=figure)
@@ -193,6 +194,7 @@ def anisotropic() -> Evidence:
 
     res, isotropic = (np.abs(residual(u, x, t, kinetic, eps * v)).max() for v in (metric, np.eye(d)))
     figure = (
-        f"f = x^T A^-1 x/4t - u_A err {err:.1e}; residual with eps tr(A D^2 u) {res:.1e}, with eps lap u {isotropic:.2f}"
+        f"f = x^T A^-1 x/4t - u_A err {err:.1e}; residual with eps tr(A D^2 u) {res:.1e}, with eps "
+        f"lap u {isotropic:.2f}"
     )
     return Evidence(bool(err < 1e-12 and res < 1e-11 and isotropic > 0.05), figure)

@@ -92,9 +92,7 @@ def select(names: Sequence[str] | None = None) -> list[str]:
     return [item for item in _CHECKS if any(means(name, item) for name in names)]
 
 
-def run(
-    names: Sequence[str] | None = None, progress: Callable[[Finding], None] | None = None
-) -> list[Finding]:
+def run(names: Sequence[str] | None = None, progress: Callable[[Finding], None] | None = None) -> list[Finding]:
     """Measure the statements that `names` select, in double precision, and read off the verdicts.
 
     **Arguments:** `names`: as for `select`. `progress`: called with every finding as it comes.

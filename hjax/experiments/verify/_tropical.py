@@ -34,15 +34,16 @@ def linear_program() -> Evidence:
     """HiGHS on the simplex, and numpy's maximum over the layer's rows, against `HopfLax`."""
     (data, x), t = _problem(51), 0.7
     u = np.asarray(hjax.HopfLax(data)(x, t))
-    programs = [
-        optimize.linprog(c, A_eq=np.ones((1, data.size)), b_eq=[1], method="highs") for c in _costs(data, x, t)
-    ]
+    programs = [optimize.linprog(c, A_eq=np.ones((1, data.size)), b_eq=[1], method="highs") for c in _costs(data, x, t)]
     support = max(int((p.x > 1e-9).sum()) for p in programs)
     layer = hjax.nn.LSELayer.from_solution(hjax.HopfCole(data, 1.0), t)
     rows = x @ np.asarray(layer.weight).T + np.asarray(layer.bias)
     program = np.abs(u - [p.fun for p in programs]).max()
     maximum = np.abs(u - ((x**2).sum(axis=1) / (4 * t) - rows.max(axis=1))).max()
-    figure = f"LP (HiGHS) {program:.1e}, |x|^2/4t - max(Wx + b) {maximum:.1e} from Hopf-Lax; support of the optimum {support}"
+    figure = (
+        f"LP (HiGHS) {program:.1e}, |x|^2/4t - max(Wx + b) {maximum:.1e} from Hopf-Lax; "
+        f"support of the optimum {support}"
+    )
     return Evidence(bool(program < 1e-12 and maximum < 1e-12 and support == 1), figure)
 
 
@@ -70,7 +71,8 @@ def entropic_program() -> Evidence:
         excess.append(found.fun - value)
     bound = eps * math.log(data.size)
     figure = (
-        f"u_0 - u_eps in [{gap.min():.3f}, {gap.max():.3f}], eps log N = {bound:.3f}; entropic program (BFGS) - u_eps in "
+        f"u_0 - u_eps in [{gap.min():.3f}, {gap.max():.3f}], eps log N = {bound:.3f}; entropic "
+        f"program (BFGS) - u_eps in "
         f"[{min(excess):.1e}, {max(excess):.1e}]"
     )
     within = gap.min() > 0 and gap.max() < bound
@@ -135,7 +137,8 @@ def vanishing_viscosity_rate() -> Evidence:
     growth = np.diff(rates) / math.log(10)
     err = max(*errors, *adaptive)
     figure = (
-        f"g = |y|, x = 0, t = 1: (u_eps - u_0)/eps = {', '.join(f'{r:.2f}' for r in rates)} for eps = 1e-1..1e-4, grows by "
+        f"g = |y|, x = 0, t = 1: (u_eps - u_0)/eps = {', '.join(f'{r:.2f}' for r in rates)} for eps "
+        f"= 1e-1..1e-4, grows by "
         f"{growth[-1]:.3f} per e-fold, below the derived bound {', '.join(f'{b:.2f}' for b in bounds)}; oracles within "
         f"{err:.0e}"
     )
@@ -168,7 +171,8 @@ def godunov() -> Evidence:
     near = np.array([[-1e-6], [1e-6]])
     before, after = (float(np.ptp(np.asarray(u.gradient(near, s)))) for s in (0.8 * shock, t))
     figure = (
-        f"Godunov to t = {t} = 2t*: err {errors[0]:.1e}, {errors[1]:.1e} (dx = {math.pi / 2500:.1e}, {spacing:.1e}); the "
+        f"Godunov to t = {t} = 2t*: err {errors[0]:.1e}, {errors[1]:.1e} (dx = "
+        f"{math.pi / 2500:.1e}, {spacing:.1e}); the "
         f"gradient jumps by {after:.2f} at the shock ({before:.2f} before t*)"
     )
     order = math.log2(errors[0] / errors[1])
