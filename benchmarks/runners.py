@@ -56,7 +56,7 @@ def pykeops(workload: Workload) -> Prepared:
     def call() -> np.ndarray:
         value = -EPS * exponents().logsumexp(axis=1)[:, 0]
         if workload.kind == "gradient":
-            2 * SCALE * (x - exponents().sumsoftmaxweight(atoms, axis=1))
+            _ = 2 * SCALE * (x - exponents().sumsoftmaxweight(atoms, axis=1))
         return value
 
     start = time.perf_counter()

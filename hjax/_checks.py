@@ -7,6 +7,7 @@ a wrong number would otherwise go unnoticed: a negative time or temperature give
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array

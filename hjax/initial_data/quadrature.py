@@ -8,6 +8,7 @@ mass near one place; `sobol` for d of 4 to 20 or so; `samples` for points you we
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from scipy.stats import qmc
 from .. import _checks
 
 
+Coordinates = ArrayLike | Sequence[float]
+
+
 class Rule(NamedTuple):
     """Nodes `(N, d)` and log-weights `(N,)` of a quadrature rule over R^d."""
 
@@ -28,7 +32,7 @@ class Rule(NamedTuple):
     log_weights: Float[Array, "N"]
 
 
-def grid(lower: ArrayLike, upper: ArrayLike, shape: int | tuple[int, ...], *, endpoints: bool = False) -> Rule:
+def grid(lower: Coordinates, upper: Coordinates, shape: int | tuple[int, ...], *, endpoints: bool = False) -> Rule:
     """Tensor grid on the box `[lower, upper]`: midpoint rule, or trapezoidal with `endpoints`.
 
     **Arguments:** `lower`, `upper`: numbers or `(d,)`. `shape`: nodes per axis, one number for all or
@@ -62,7 +66,7 @@ def grid(lower: ArrayLike, upper: ArrayLike, shape: int | tuple[int, ...], *, en
     return _tensor(axes, weights)
 
 
-def gauss_hermite(count: int, dimension: int = 1, *, mean: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> Rule:
+def gauss_hermite(count: int, dimension: int = 1, *, mean: Coordinates = 0.0, scale: Coordinates = 1.0) -> Rule:
     """Tensor Gauss-Hermite rule, exact for polynomials times the Gaussian N(mean, scale^2).
 
     **Arguments:** `count`: nodes per axis, 1 to 300. `mean`, `scale`: numbers or `(dimension,)`.
@@ -96,7 +100,7 @@ def gauss_hermite(count: int, dimension: int = 1, *, mean: ArrayLike = 0.0, scal
     return _tensor(axes, weights)
 
 
-def sobol(lower: ArrayLike, upper: ArrayLike, count: int, *, seed: int = 0) -> Rule:
+def sobol(lower: Coordinates, upper: Coordinates, count: int, *, seed: int = 0) -> Rule:
     """Scrambled Sobol points on the box `[lower, upper]` with equal weights vol/N.
 
     **Arguments:** `count`: N, rounded up to a power of two (the sequence is balanced only then).
@@ -140,7 +144,7 @@ def samples(points: ArrayLike, log_density: ArrayLike) -> Rule:
     return Rule(y, -rho - math.log(y.shape[0]))
 
 
-def _box(lower: ArrayLike, upper: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _box(lower: Coordinates, upper: Coordinates) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.broadcast_arrays(np.atleast_1d(np.asarray(lower, float)), np.atleast_1d(np.asarray(upper, float)))
     if low.ndim != 1 or not np.all(low < high) or not np.all(np.isfinite(high - low)):
         raise ValueError(f"the box [{lower}, {upper}] is empty or infinite; pass lower < upper in every axis.")

@@ -71,20 +71,18 @@ class LSELayer(eqx.Module):
         self.weight = jax.random.normal(key, (*lead, width, in_size)) / jnp.sqrt(float(in_size))
         self.bias = jnp.broadcast_to(-self.eps * jnp.log(float(width)), (*lead, width))
 
-    def __call__(
-        self, x: Float[Array, "d"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, ""] | Float[Array, "k"]:
+    def __call__(self, x: ArrayLike, *, key: PRNGKeyArray | None = None) -> Float[Array, ""] | Float[Array, "k"]:
         """f(x), a scalar or `(out_size,)`. `key` is ignored, for use inside `eqx.nn.Sequential`."""
         del key
-        x = _checks.floating("x", x)
-        if x.shape != (self.in_size,):
+        sample = _checks.floating("x", x)
+        if sample.shape != (self.in_size,):
             raise ValueError(
-                f"x has shape {x.shape}, but one sample of shape ({self.in_size},) is wanted; "
+                f"x has shape {sample.shape}, but one sample of shape ({self.in_size},) is wanted; "
                 f"for a batch use jax.vmap(layer)(x)."
             )
 
         def output(weight: Array, bias: Array) -> Array:
-            return -softmin(x, weight, -bias, eps=self.eps, cost=Bilinear()).value
+            return -softmin(sample, weight, -bias, eps=self.eps, cost=Bilinear()).value
 
         if self.out_size == "scalar":
             return output(self.weight, self.bias)

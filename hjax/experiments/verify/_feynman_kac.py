@@ -36,7 +36,8 @@ def matched_scale() -> Evidence:
         rule = hjax.quadrature.grid(-reach, reach, 4000)
         prior = hjax.InitialData.from_function(lambda y: eps * (y**2).sum() / (2 * sigma2), rule)
         y = np.asarray(rule.points)
-        mean, square = np.asarray(hjax.HopfCole(prior, eps).expectation([x], t, np.concatenate([y, y**2], axis=1)))
+        u, powers = hjax.HopfCole(prior, eps), np.concatenate([y, y**2], axis=1)
+        mean, square = np.asarray(u.expectation(np.array([x]), t, powers))
         oracle = _grid_bayes(x, sigma2, 2 * eps * t)
         err = max(abs(mean - oracle[0]), abs(square - mean**2 - oracle[1]))
         return mean / x, (square - mean**2) / sigma2, err

@@ -140,7 +140,7 @@ def oscillator() -> Evidence:
     angle, prefactor = 2 * w * 0.9, d * eps / 2 * np.log(2 * np.pi * eps * np.sinh(1.8 * w) / w)
     bias = -values - w / 2 / np.tanh(angle) * (points**2).sum(1)
     layer = hjax.nn.LSELayer.from_arrays(w * points / np.sinh(angle), bias, eps=eps)
-    f = w / 2 / np.tanh(angle) * (x**2).sum(1) - (np.asarray(value(x, jnp.asarray(0.9))) - prefactor)
+    f = w / 2 / np.tanh(angle) * (x**2).sum(1) - (np.asarray(value(jnp.asarray(x), jnp.asarray(0.9))) - prefactor)
     err = np.abs(np.asarray(jax.vmap(layer)(x)) - f).max()
     figure = (
         f"H = |p|^2 - w^2|x|^2 is exact with Mehler's kernel: residual {res:.1e} (without the "

@@ -1,5 +1,7 @@
 """Theorem 4.1, the identity between a layer and a viscous Hamilton-Jacobi solution, and its gauge freedom in t."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,7 +181,7 @@ def information_gauge_of_a_solution() -> Evidence:
     # The log of t carries half the digits at a maximum; the entropy there carries all of them.
     nodes = np.linspace(np.log(1e-3), np.log(1e4), 60)
     best = int(np.argmin([negative(s) for s in nodes]))
-    oracle = optimize.minimize_scalar(negative, bounds=(nodes[best - 1], nodes[best + 1]), method="bounded")
+    oracle: Any = optimize.minimize_scalar(negative, bounds=(nodes[best - 1], nodes[best + 1]), method="bounded")
     gauge = hjax.nn.information_gauge(u, x)
     here, there = (jax.vmap(hjax.nn.LSELayer.from_solution(u, t))(x) for t in (gauge.t, 1.0))
     change = float(jnp.abs(here - there).max())

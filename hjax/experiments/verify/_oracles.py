@@ -20,7 +20,7 @@ DIGITS = 50
 
 def exact(array: Any) -> np.ndarray:
     """The same numbers as 50-digit ones, as an object array (exactly: a float is a fraction)."""
-    return np.frompyfunc(lambda v: mpmath.mpf(float(v)), 1, 1)(np.asarray(array, np.float64))
+    return np.asarray(np.frompyfunc(lambda v: mpmath.mpf(float(v)), 1, 1)(np.asarray(array, np.float64)), object)
 
 
 def exact_softmax(a: np.ndarray, eps: Any) -> Any:

@@ -123,6 +123,6 @@ def run(names: Sequence[str] | None = None, progress: Callable[[Finding], None] 
 def _double_precision() -> contextlib.AbstractContextManager:
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64
+    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
     return enable_x64(True)
