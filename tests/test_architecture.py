@@ -64,10 +64,7 @@ def test_rooms_import_downwards_only(file):
 
 def test_pallas_stands_in_one_file_at_most():
     assert (
-        sum(
-            "pallas" in {n.name.split(".")[-1] for n in ast.walk(tree(f)) if isinstance(n, ast.alias)}
-            for f in FILES
-        )
+        sum("pallas" in {n.name.split(".")[-1] for n in ast.walk(tree(f)) if isinstance(n, ast.alias)} for f in FILES)
         <= 1
     )
 
@@ -77,9 +74,7 @@ def test_no_second_log_sum_exp(file):
     """Every Gibbs average comes from the reductions (the design's point 5.1)."""
     banned = {"logsumexp", "softmax", "log_softmax", "logaddexp"}
     for node in ast.walk(tree(file)):
-        name = (
-            node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
-        )
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
         name = node.name if isinstance(node, ast.alias) else name
         assert name not in banned, f"line {node.lineno} uses {name}: call hjax.softmin"
 
@@ -144,9 +139,7 @@ def test_every_public_name_has_a_docstring(name):
                 assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute} has no docstring"
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, v in public().items() if inspect.isclass(v) or inspect.isfunction(v)]
-)
+@pytest.mark.parametrize("name", [n for n, v in public().items() if inspect.isclass(v) or inspect.isfunction(v)])
 def test_every_public_function_and_concrete_class_shows_an_example(name):
     value = public()[name]
     result_type = inspect.isclass(value) and issubclass(value, tuple)
@@ -156,6 +149,8 @@ def test_every_public_function_and_concrete_class_shows_an_example(name):
 
 
 def test_importing_hjax_imports_nothing_heavy_or_optional():
-    code = "import sys, hjax; print([m for m in ('matplotlib', 'sklearn', 'typer', 'mpmath', 'rich') if m in sys.modules])"
+    code = (
+        "import sys, hjax; print([m for m in ('matplotlib', 'sklearn', 'typer', 'mpmath', 'rich') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -91,9 +91,7 @@ def test_quadratic_is_the_textbook_quadratic_form(precision, name):
     )
     root = hamiltonian.factor(3)
     np.testing.assert_allclose(root @ root.T, metric, rtol=rtol, atol=rtol)
-    np.testing.assert_allclose(
-        hamiltonian.log_determinant(3), np.linalg.slogdet(metric)[1], rtol=rtol, atol=rtol
-    )
+    np.testing.assert_allclose(hamiltonian.log_determinant(3), np.linalg.slogdet(metric)[1], rtol=rtol, atol=rtol)
 
 
 def test_integer_metrics_and_lists_are_welcome():

@@ -32,9 +32,7 @@ def test_the_information_gauge_is_the_best_of_a_dense_scan(double, seed):
 def test_the_information_gauge_says_when_the_maximum_is_an_end(double):
     # With equal values the entropy grows with t towards log N: there is nothing inside.
     y, _, x = problem(0)
-    assert not hjax.nn.information_gauge(
-        hjax.HopfCole(hjax.InitialData(y, np.zeros(6)), 0.2), x, upper=10.0
-    ).interior
+    assert not hjax.nn.information_gauge(hjax.HopfCole(hjax.InitialData(y, np.zeros(6)), 0.2), x, upper=10.0).interior
 
 
 def test_moving_t_at_fixed_atoms_changes_the_layer(double):

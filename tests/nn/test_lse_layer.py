@@ -26,18 +26,22 @@ def samples(m: int = 4) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=(m, D)), float)
 
 
+batch = eqx.filter_jit(lambda made, x: jax.vmap(made)(x))
+value = eqx.filter_jit(lambda u, x, t: u(x, t))
+reading = eqx.filter_jit(lambda u, x, t: (u(x, t), u.gradient(x, t), u.entropy(x, t)))
+
+
 def exact_layer(made: hjax.nn.LSELayer, x: np.ndarray) -> oracles.Exact:
     """-f(x) as a soft-min of the affine functions -(W x + b), at 50 digits."""
-    return oracles.softmin(
-        oracles.costs(x, made.weight, oracles.bilinear), -np.asarray(made.bias), float(made.eps)
-    )
+    return oracles.softmin(oracles.costs(x, made.weight, oracles.bilinear), -np.asarray(made.bias), float(made.eps))
 
 
 def test_the_forward_pass_is_its_formula_at_fifty_digits(precision):
     made = layer()
-    for x in np.asarray(samples()):
+    got = batch(made, samples())
+    for i, x in enumerate(np.asarray(samples())):
         oracle = exact_layer(made, x)
-        assert abs(float(made(x)) + float(oracle.value)) <= tolerances.value_error(precision, oracle.scale)
+        assert abs(float(got[i]) + float(oracle.value)) <= tolerances.value_error(precision, oracle.scale)
 
 
 @pytest.mark.parametrize("t", [0.1, 1.0, 10.0])
@@ -61,14 +65,15 @@ def test_the_layer_of_a_solution_is_its_quadratic_minus_its_value(precision, t, 
         if normalize:
             determinant = mpmath.det(mpmath.matrix(a.astype(float).tolist()))
             g = g + eps / 2 * (D * mpmath.log(4 * mpmath.pi * eps * time) + mpmath.log(determinant))
-        for x in np.asarray(samples()):
+        layers, solutions = batch(made, samples()), value(u, samples(), jnp.asarray(t))
+        for i, x in enumerate(np.asarray(samples())):
             cost = quadratic(oracles.exact(x), oracles.exact(data.points)) / (4 * time)
-            value = -eps * mpmath.log(sum(mpmath.exp(-(c + h) / eps) for c, h in zip(cost, g, strict=True)))
+            exact = -eps * mpmath.log(sum(mpmath.exp(-(c + h) / eps) for c, h in zip(cost, g, strict=True)))
             half = quadratic(oracles.exact(x), oracles.exact(np.zeros((1, D))))[0] / (4 * time)
-            scale = float(abs(value) + half) + roundoff + float(max(abs(h) for h in g))
+            scale = float(abs(exact) + half) + roundoff + float(max(abs(h) for h in g))
             allowed = tolerances.value_error(precision, 2 * scale)
-            assert abs(float(u(x, t)) - float(value)) <= allowed
-            assert abs(float(made(x)) - float(half - value)) <= allowed
+            assert abs(float(solutions[i]) - float(exact)) <= allowed
+            assert abs(float(layers[i]) - float(half - exact)) <= allowed
 
 
 @pytest.mark.parametrize("metric", list(METRICS))
@@ -102,13 +107,11 @@ def test_every_gauge_reads_the_same_function_gradient_and_entropy(double, metric
     gradient = [(e.weights[:, None] * oracles.exact(made.weight)).sum(0).astype(float) for e in exact]
     for t in (0.1, 1.0, 10.0):
         u = made.to_solution(t, hjax.Quadratic(METRICS[metric]))
-        np.testing.assert_allclose(
-            np.einsum("mi,ij,mj->m", x, inverse, x) / (4 * t) - u(x, t),
-            [-float(e.value) for e in exact],
-            atol=1e-12,
-        )
-        np.testing.assert_allclose(x @ inverse / (2 * t) - u.gradient(x, t), gradient, atol=1e-12)
-        np.testing.assert_allclose(u.entropy(x, t), entropy, rtol=1e-11)
+        got, slope, spread = reading(u, x, jnp.asarray(t))
+        half = np.einsum("mi,ij,mj->m", x, inverse, x) / (4 * t)
+        np.testing.assert_allclose(half - got, [-float(e.value) for e in exact], atol=1e-12)
+        np.testing.assert_allclose(x @ inverse / (2 * t) - slope, gradient, atol=1e-12)
+        np.testing.assert_allclose(spread, entropy, rtol=1e-11)
 
 
 def test_the_gradient_is_the_gibbs_mean_of_the_rows(precision):
@@ -117,33 +120,29 @@ def test_the_gradient_is_the_gibbs_mean_of_the_rows(precision):
     for i, a in enumerate(np.asarray(x)):
         oracle = exact_layer(made, a)
         want = (oracle.weights[:, None] * oracles.exact(made.weight)).sum(0).astype(float)
-        np.testing.assert_allclose(
-            got[i], want, atol=4 * tolerances.weight_error(precision, oracle.scale, EPS)
-        )
+        np.testing.assert_allclose(got[i], want, atol=4 * tolerances.weight_error(precision, oracle.scale, EPS))
 
 
 def test_softplus_is_a_layer_of_two_rows(precision):
     for eps in (1.0, 0.1, 1e-3):
         softplus = hjax.nn.LSELayer.from_arrays(jnp.array([[0.0], [1.0]]), jnp.zeros(2), eps=eps)
         z = np.linspace(-3, 3, 13)
-        got = jax.vmap(softplus)(jnp.asarray(z, float)[:, None])
-        np.testing.assert_allclose(
-            got, eps * np.logaddexp(0, z / eps), atol=8 * tolerances.of(precision).atol
-        )
-        assert float(softplus(jnp.zeros(1))) == pytest.approx(eps * np.log(2), rel=1e-6)
+        got = batch(softplus, jnp.asarray(z, float)[:, None])
+        np.testing.assert_allclose(got, eps * np.logaddexp(0, z / eps), atol=8 * tolerances.of(precision).atol)
+        assert float(got[6]) == pytest.approx(eps * np.log(2), rel=1e-6)
     cold = hjax.nn.LSELayer.from_arrays(jnp.array([[0.0], [1.0]]), jnp.zeros(2), eps=1e-8)
-    np.testing.assert_allclose(jax.vmap(cold)(jnp.asarray(z, float)[:, None]), np.maximum(z, 0), atol=1e-6)
+    np.testing.assert_allclose(batch(cold, jnp.asarray(z, float)[:, None]), np.maximum(z, 0), atol=1e-6)
 
 
 def test_several_outputs_are_several_layers(double):
     made, x = layer(3), samples()
-    batch = jax.jit(jax.vmap(made))(x)
-    assert batch.shape == (4, 3)
+    got = batch(made, x)
+    assert got.shape == (4, 3)
     for k in range(3):
-        np.testing.assert_allclose(batch[:, k], [float(made.unit(k)(a)) for a in x], rtol=1e-12)
+        np.testing.assert_allclose(got[:, k], batch(made.unit(k), x), rtol=1e-12)
         t = 0.6
         u = made.unit(k).to_solution(t)
-        np.testing.assert_allclose(batch[:, k], (x**2).sum(-1) / (4 * t) - u(x, t), atol=1e-12)
+        np.testing.assert_allclose(got[:, k], (x**2).sum(-1) / (4 * t) - value(u, x, jnp.asarray(t)), atol=1e-12)
     np.testing.assert_array_equal(made.unit(-1).weight, made.unit(2).weight)
     assert layer().unit(0).out_size == "scalar"
 
@@ -180,9 +179,9 @@ def test_an_absent_row_does_not_count():
     made = layer()
     rows, biases = jnp.vstack([made.weight, 1e3 * jnp.ones((1, D))]), jnp.append(made.bias, -jnp.inf)
     padded = hjax.nn.LSELayer.from_arrays(rows, biases, eps=EPS)
-    for x in samples():
-        np.testing.assert_allclose(padded(x), made(x), rtol=1e-6)
-    gradient = eqx.filter_grad(lambda m: m(x))(padded)
+    x = samples()
+    np.testing.assert_allclose(batch(padded, x), batch(made, x), rtol=1e-6)
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda m: jnp.sum(jax.vmap(m)(x))))(padded)
     assert np.isfinite(gradient.weight).all()
     assert not np.any(gradient.weight[-1])
 

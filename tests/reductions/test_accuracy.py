@@ -110,9 +110,7 @@ def ratios(
         record("value", value[i], oracle.value, rounding)
         record("hardmin", hard[i], oracle.hardmin, rounding)
         want_mean = oracle.mean(oracles.exact(given.payload)).astype(float)
-        record(
-            "mean", mean[i], want_mean, error * np.abs(given.payload[present] - want_mean).max() + error / 10
-        )
+        record("mean", mean[i], want_mean, error * np.abs(given.payload[present] - want_mean).max() + error / 10)
         if error < 0.01:
             # Below the smallest normal number times its exponent an atom's share is flushed to zero.
             flushed = atoms * 256 * float(np.finfo(dtype).tiny)
@@ -178,9 +176,7 @@ def test_entropy_keeps_its_relative_accuracy_when_it_is_tiny(precision, implemen
     assert float(oracle.entropy) < 150 * rare
     arrays = [jnp.asarray(a, precision) for a in (x, y, g)]
     got = gibbs_entropy(*arrays, eps=0.25, implementation=implementation)
-    np.testing.assert_allclose(
-        got, float(oracle.entropy), rtol=tolerances.weight_error(precision, oracle.scale, 0.25)
-    )
+    np.testing.assert_allclose(got, float(oracle.entropy), rtol=tolerances.weight_error(precision, oracle.scale, 0.25))
 
 
 # Properties, by hypothesis. One shape, so that everything compiles once.
@@ -264,9 +260,7 @@ def test_translating_everything_changes_nothing(problem, shift):
     x, y, g, eps = problem
     # Multiples of 1/64 are exact after the shift, so the two sides have the same inputs.
     x, y = np.round(x * 64) / 64, np.round(y * 64) / 64
-    np.testing.assert_allclose(
-        soft(x + shift, y + shift, g, eps), soft(x, y, g, eps), rtol=0, atol=slack(eps * 2)
-    )
+    np.testing.assert_allclose(soft(x + shift, y + shift, g, eps), soft(x, y, g, eps), rtol=0, atol=slack(eps * 2))
 
 
 @hypothesis.given(problems(), st.permutations(range(6)))

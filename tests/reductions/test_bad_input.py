@@ -83,9 +83,7 @@ def test_softmin_says_what_is_wrong_and_what_to_write(case, implementation):
 @pytest.mark.parametrize("case", list(SOFTMIN))
 def test_hardmin_and_entropy_say_the_same(case):
     wrong, words = SOFTMIN[case]
-    common = {"x": X, "y": Y, "g": G} | {
-        k: v for k, v in wrong.items() if k not in ("payload", "causal", "tolerance")
-    }
+    common = {"x": X, "y": Y, "g": G} | {k: v for k, v in wrong.items() if k not in ("payload", "causal", "tolerance")}
     entropic = {"eps": 1.0} | common
     if wrong.keys() & {"payload", "causal", "tolerance"}:
         return
@@ -133,9 +131,7 @@ def test_a_traced_scale_that_is_not_positive_raises_at_run_time():
 def test_lists_and_numpy_arrays_are_welcome():
     value = hjax.softmin([0.0, 0.0], [[1.0, 1.0]], [0.5], eps=1).value
     np.testing.assert_allclose(value, 2.5)
-    np.testing.assert_allclose(
-        hjax.softmin(X, Y, G + np.float32(0.5), eps=np.float64(1e-6)).value, 2.5, rtol=1e-5
-    )
+    np.testing.assert_allclose(hjax.softmin(X, Y, G + np.float32(0.5), eps=np.float64(1e-6)).value, 2.5, rtol=1e-5)
 
 
 def test_a_sequence_of_implementations_takes_the_first():

@@ -17,9 +17,7 @@ EPS = 0.3
 def data(n: int = 7, d: int = 3, *, seed: int = 0, weighted: bool = False) -> hjax.InitialData:
     rng = np.random.default_rng(seed)
     y, g, w = rng.normal(size=(n, d)), rng.normal(size=n), rng.normal(size=n)
-    return hjax.InitialData(
-        *(jnp.asarray(a, float) for a in (y, g)), jnp.asarray(w, float) if weighted else None
-    )
+    return hjax.InitialData(*(jnp.asarray(a, float) for a in (y, g)), jnp.asarray(w, float) if weighted else None)
 
 
 def queries(m: int = 5, d: int = 3, *, seed: int = 1) -> tuple[jax.Array, jax.Array]:

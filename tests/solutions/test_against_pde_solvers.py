@@ -60,9 +60,7 @@ class _SquaredMomentum(hj_reachability.Dynamics):
 def test_hj_reachability_converges_to_hopf_lax_past_the_shock(double, d, counts, atoms):
     """u_t + |grad u|^2 = 0 from a sum of cosines, at t = 0.75 where characteristics have crossed (t* = 0.5)."""
     time = 0.75
-    rule = hjax.quadrature.grid(
-        [-2.0] * d, [PERIOD + 2] * d, atoms
-    )  # |grad g| <= 1 an axis: 2 t away at most
+    rule = hjax.quadrature.grid([-2.0] * d, [PERIOD + 2] * d, atoms)  # |grad g| <= 1 an axis: 2 t away at most
     u = hjax.HopfLax(hjax.InitialData.from_function(lambda y: jnp.sum(jnp.cos(y)), rule))
     errors = []
     for n in counts:
