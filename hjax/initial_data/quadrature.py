@@ -21,7 +21,6 @@ from scipy.stats import qmc
 
 from .. import _checks
 
-
 Coordinates = ArrayLike | Sequence[float]
 
 
