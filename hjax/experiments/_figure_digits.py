@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ._digits import Digits
-from ._figures import ACCENT, FAINT, INK, dress, new_figure
+from ._figure_style import ACCENT, FAINT, INK, dress, new_figure
 from ._solve import Solved
 
 _ROWS = 6

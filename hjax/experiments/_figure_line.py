@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ._figures import ACCENT, FAINT, INK, SIGNED, colorbar, dress, new_figure, shades
+from ._figure_style import ACCENT, FAINT, INK, SIGNED, colorbar, dress, new_figure, shades
 from ._problem import Problem
 from ._solve import Solved
 

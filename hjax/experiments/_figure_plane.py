@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ._figures import ENTROPY, INK, SIGNED, VALUE, colorbar, dress, new_figure
+from ._figure_style import ENTROPY, INK, SIGNED, VALUE, colorbar, dress, new_figure
 from ._problem import Problem
 from ._solve import Solved
 
