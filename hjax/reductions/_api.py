@@ -178,6 +178,12 @@ def gibbs_entropy(
     With r and e the mass and the mean energy of all atoms but the heaviest, in units of its own
     weight, `S = log(1 + r) + e/(1 + r)`: a sum of small positive terms, where `-sum p log p` would
     subtract from one.
+
+    **Arguments, Raises:** as for `softmin`; zero where at most one atom is seen. **Returns:** `(...,)`.
+
+    **Error:** relative, a few ulp of the costs of the atoms behind the heaviest, divided by eps.
+
+    **Cost:** two passes, O(M N d) time and O(M + N) memory.
     """
     problem, batch = _problem(x, y, g, eps, cost, None, False, None)
     chosen = _implementation(problem, implementation)

@@ -275,9 +275,11 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
     def tile(queries: _Queries, atoms: _Atoms, mu: Array, index: Array, kappa: Array) -> tuple[Array, Array]:
         mass = energy = jnp.zeros_like(mu)
         for q, _, j in _seen_costs(plan.form, problem.causal, queries, atoms):
-            # Absent atoms are far, and far times a weight of 2^-126 is not nothing.
-            others = (index != j) & (q < far(q.dtype) / 2)
-            excess = jnp.where(others, kappa * (q - mu), 0)
+            # Below the smallest normal number `exp2` is held there, and an excess of 1e4 or an absent
+            # atom's 1e30 times that is not nothing: such atoms are left out.
+            excess = kappa * (q - mu)
+            others = (index != j) & (excess < -float(jnp.finfo(q.dtype).minexp))
+            excess = jnp.where(others, excess, 0)
             weights = jnp.where(others, exp2(-excess), 0)
             mass, energy = mass + _total(weights), energy + _total(weights * excess)
         return mass, energy

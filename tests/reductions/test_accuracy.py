@@ -114,7 +114,12 @@ def ratios(
         if error < 0.01:
             # Below the smallest normal number times its exponent an atom's share is flushed to zero.
             flushed = atoms * 256 * float(np.finfo(dtype).tiny)
-            record("entropy", entropy[i], oracle.entropy, 2 * error * float(oracle.entropy) + flushed)
+            # It lives on the atoms behind the heaviest one, so theirs are the costs whose rounding counts.
+            behind = np.where(np.arange(atoms) == np.argmax(oracle.weights), 0, oracle.weights).astype(float)
+            carriers = np.flatnonzero((behind > 0) & (behind >= 1e-3 * behind.sum()))
+            theirs = max([float(cost[j]) + abs(given.g[j]) for j in carriers], default=0.0)
+            relative = tolerances.weight_error(dtype, max(scale, theirs), eps)
+            record("entropy", entropy[i], oracle.entropy, 2 * relative * float(oracle.entropy) + flushed)
         assert 0 <= entropy[i] <= np.log(atoms) * (1 + 1e-6) + 1e-12
         with mpmath.workdps(oracles.DIGITS):
             pull = oracle.weights[:, None] * arrow
