@@ -94,8 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="4,096 points, 3 rounds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    rounds = 3 if options.quick else 7
+    rounds = 3 if options.quick else options.rounds
     console = Console(width=100)
     rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
