@@ -68,9 +68,7 @@ def test_gauss_hermite_agrees_with_adaptive_quadrature_in_two_dimensions(double)
 def test_gauss_hermite_log_weights_are_finite_where_the_weights_underflow(double):
     rule = quadrature.gauss_hermite(300)
     assert np.isfinite(rule.log_weights).all()
-    np.testing.assert_allclose(
-        total(rule, lambda y: np.exp(-(y[:, 0] ** 2) / 2)), np.sqrt(2 * np.pi), rtol=1e-11
-    )
+    np.testing.assert_allclose(total(rule, lambda y: np.exp(-(y[:, 0] ** 2) / 2)), np.sqrt(2 * np.pi), rtol=1e-11)
 
 
 def test_sobol_fills_the_box_with_equal_weights(double):
