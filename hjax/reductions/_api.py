@@ -11,11 +11,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from .. import _checks
-from . import _dense, _streaming
+from . import _dense, _pruned, _streaming
 from ._costs import Bilinear, Cost, SquaredEuclidean, check_cost
 from ._problem import Problem, cost_at, state
 
-_IMPLEMENTATIONS = {"dense": _dense, "streaming": _streaming}
+_IMPLEMENTATIONS = {"dense": _dense, "streaming": _streaming, "pruned": _pruned}
 
 # Up to this many pairs, and atoms, the dense matrix is small (1 MiB in float32) and one fused
 # expression beats a loop. The bound on N alone keeps `jax.vmap` over single queries, whose batch the
@@ -293,6 +293,7 @@ def _problem(
         cost=cost if isinstance(cost, Cost) else _scalar_cost(cost, dtype),
         payload=None if vs is None else vs.astype(dtype),
         causal=causal,
+        tolerance=tolerance,
     )
     return problem, xs.shape[:-1]
 

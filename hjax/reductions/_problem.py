@@ -27,6 +27,7 @@ class Problem(NamedTuple):
     cost: Callable[[Array, Array], Array]
     payload: Float[Array, "N p"]
     causal: bool
+    tolerance: float | None  # absolute error in the value that may be made, None for that of rounding
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -43,6 +44,7 @@ def state(
     cost: Callable[[Array, Array], Array],
     payload: Array | None,
     causal: bool,
+    tolerance: float | None,
 ) -> Problem:
     """Set absent atoms aside and take the smallest value out."""
     present = g != jnp.inf
@@ -60,6 +62,7 @@ def state(
         cost=cost,
         payload=jnp.zeros((y.shape[0], 0), x.dtype) if payload is None else jnp.where(column, payload, 0),
         causal=causal,
+        tolerance=tolerance,
     )
 
 

@@ -1,0 +1,298 @@
+"""Pruned: only those tiles of atoms that can change a result, found from bounding boxes.
+
+Queries and atoms are put in an order in which neighbours stand together, and cut into small blocks and
+tiles. Each block first looks at the few tiles that are likely to hold its least costs, which bounds them
+from above; then at every tile whose bounding box does not rule it out:
+
+- for the minimum, tiles whose lower bound is not above the largest least cost in the block: exact;
+- for the sums, tiles whose lower bound is within `log2(N / delta)/kappa` of it. What is left out of a sum
+  z >= 1 is at most N weights of delta/N each, so u changes by `eps log(1 + delta)` at most. By default
+  delta is half a unit in the last place; a `tolerance` says `delta = exp(tolerance/eps) - 1`.
+
+The arithmetic of a tile, and so its accuracy, is that of `_tiles`; the sums and their derivatives are
+`pair_sums`. With nothing to prune this is streaming with small tiles, plus a sort. With eps fixed and N
+growing the tiles that matter hold a fixed share of all pairs, so the cost remains O(M N), a small multiple of it.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+from . import _streaming
+from ._order import coordinates_to_order_by, hilbert_order
+from ._pair_sums import pair_sums
+from ._problem import Problem, cost_at, far
+from ._selection import STACK, Selection, best_tiles, boxes, by_groups, evaluated, stacked, walk
+from ._tiles import (
+    Atoms,
+    Columns,
+    Form,
+    Pairwise,
+    Plan,
+    Product,
+    Queries,
+    is_moving,
+    plan_of,
+    seen_costs,
+    tile_spread,
+    tile_sums,
+)
+
+# Small enough that boxes are tight, large enough that a step of the loop over tiles is worth its cost: 16
+# blocks side by side are 4,096 queries, the vector that XLA splits between cores and keeps in their caches.
+BLOCK_QUERIES = 256
+TILE_ATOMS = 64
+GROUP = 16
+# Tiles that each block looks at to bound its least costs.
+_FIRST_TILES = 4
+# Ordering M + N points costs as much as streaming this many pairs for each of them.
+PAIRS_WORTH_ORDERING = 4096
+
+
+class _Layout(NamedTuple):
+    """A plan with its queries and atoms in order and in rows; `rank` says where each query went."""
+
+    plan: Plan
+    x: Float[Array, "b d B"]
+    rank: Int[Array, "M"]
+    atoms: Atoms  # each with a leading axis of tiles
+    selection: Selection  # with limits of -inf
+    slack: Float[Array, ""]  # rounding of a cost by matrix products, in the units of q
+    offset: Float[Array, "b B"] | None
+
+
+def can_prune(problem: Problem) -> bool:
+    """Whether there are bounds for this cost, and enough pairs that looking for them can pay."""
+    m, n, _ = problem.shape
+    bounded = not isinstance(plan_of(problem).form, Pairwise)
+    return bounded and not problem.causal and m * n >= PAIRS_WORTH_ORDERING * (m + n)
+
+
+def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
+    """Value and Gibbs means; O(M + N) memory, derivatives of every order included."""
+    if not can_prune(problem):
+        return _streaming.softmin(problem)
+    layout = _layout(problem)
+    plan = layout.plan
+    kappa = plan.scale * math.log2(math.e) / problem.eps
+    least, _ = _least(layout)
+    mu = lax.stop_gradient(least)
+    selection = _within(layout, mu, _negligible(problem) / lax.stop_gradient(kappa))
+    z, s = pair_sums(
+        _tile(*_forms(plan)), selection, (layout.x, mu), layout.atoms, kappa, squared=_is_squared(plan), group=GROUP
+    )
+    z, s, mu = _in_order(layout, z), _in_order(layout, s), _in_order(layout, mu)
+    some = mu < far(mu.dtype) / 2
+    z = jnp.where(some, z, 1)
+    lowest = mu if plan.offset is None else mu + plan.offset
+    value = problem.base + plan.scale * lowest - problem.eps * math.log(2) * jnp.log2(z)
+    return jnp.where(some, value, jnp.inf), jnp.where(some[:, None], s / z[:, None], 0)
+
+
+def argmin(problem: Problem) -> Int[Array, "M"]:
+    """The first index of the least cost."""
+    if not can_prune(problem):
+        return _streaming.argmin(problem)
+    layout = _layout(problem)
+    return _in_order(layout, _least(layout)[1])
+
+
+def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
+    """Mass and energy of all atoms but `index`, relative to it: the entropy's two ingredients."""
+    if not can_prune(problem):
+        return _streaming.spread(problem, index)
+    layout = _layout(problem)
+    plan = layout.plan
+    kappa = plan.scale * math.log2(math.e) / problem.eps
+    least = cost_at(problem, index) / plan.scale
+    mu = _in_blocks(layout, least if plan.offset is None else least - plan.offset)
+    # Down to the smallest weight there is: an entropy of 1e-30 is one of those.
+    bits = -float(jnp.finfo(mu.dtype).minexp)
+    selection = _within(layout, lax.stop_gradient(mu), bits / lax.stop_gradient(kappa))
+    form, _ = _forms(plan)
+
+    def tile(query: Any, atoms: Atoms, kappa: Array) -> tuple[Array, Array]:
+        x, mu, index = query
+        return tile_spread(form, False, Queries(x, index), atoms, mu, index, kappa)
+
+    query = layout.x, mu, _in_blocks(layout, index)
+    mass, energy = pair_sums(tile, selection, query, layout.atoms, kappa, squared=_is_squared(plan), group=GROUP)
+    return _in_order(layout, mass), _in_order(layout, energy) * math.log(2)
+
+
+def fraction(problem: Problem) -> Float[Array, ""]:
+    """The share of all pairs that the sums of `softmin` evaluate."""
+    if not can_prune(problem):
+        return jnp.ones(())
+    layout = _layout(problem)
+    least, _ = _least(layout)
+    kappa = layout.plan.scale * math.log2(math.e) / problem.eps
+    selection = _within(layout, least, _negligible(problem) / kappa)
+    counts = evaluated(_is_squared(layout.plan), selection, GROUP)
+    return jnp.mean(counts.astype(least.dtype)) / -(-problem.shape[1] // TILE_ATOMS)
+
+
+def _tile(form: Form, slope: Form) -> Any:
+    """The sums of a tile: fast in one form, differentiated in the other."""
+
+    def sums(form: Form, query: tuple[Array, Array], atoms: Atoms, kappa: Array) -> tuple[Array, Array]:
+        x, mu = query
+        z, s = tile_sums(form, False, Queries(x, atoms.index), atoms, mu, kappa)
+        return z, jnp.stack(s) if isinstance(form, Columns) and s else s[0] if s else jnp.zeros((0, *z.shape), z.dtype)
+
+    # Flat, because a rule is told of each array whether it moves.
+    @jax.custom_jvp
+    def flat(x: Array, mu: Array, points: Array, heights: Array, payload: Array, index: Array, kappa: Array) -> Any:
+        return sums(form, (x, mu), Atoms(points, heights, payload, index), kappa)
+
+    @functools.partial(flat.defjvp, symbolic_zeros=True)
+    def rule(primals: Any, tangents: Any) -> Any:
+        moving = [is_moving(tangent) for tangent in tangents]
+
+        def at(*moved: Array) -> Any:
+            new = iter(moved)
+            x, mu, *atoms, kappa = (next(new) if moves else a for moves, a in zip(moving, primals, strict=True))
+            return sums(slope, (x, mu), Atoms(*atoms), kappa)
+
+        moved, directions = ([a for a, moves in zip(b, moving, strict=True) if moves] for b in (primals, tangents))
+        return flat(*primals), jax.jvp(at, moved, directions)[1]
+
+    return lambda query, atoms, kappa: flat(*query, *atoms, kappa)
+
+
+def _is_squared(plan: Plan) -> bool:
+    # The product form of a squared distance has an offset; that of a bilinear cost has none.
+    return getattr(plan.slope, "squared", False) or plan.offset is not None
+
+
+def _forms(plan: Plan) -> tuple[Form, Form]:
+    """The forms for values and for derivatives, in tiles of this file's size."""
+    assert isinstance(plan.slope, Product)
+    slope = Product(BLOCK_QUERIES, TILE_ATOMS, plan.slope.squared)
+    if isinstance(plan.form, Columns):
+        return Columns(BLOCK_QUERIES, TILE_ATOMS, plan.form.squared), slope
+    return slope, slope
+
+
+def _layout(problem: Problem) -> _Layout:
+    plan = plan_of(problem)
+    m, n, _ = problem.shape
+    present = problem.present
+    x, y, heights = (lax.stop_gradient(a) for a in (plan.x, plan.atoms.points, plan.atoms.heights))
+    slack = jnp.zeros((), x.dtype)
+    if plan.offset is not None:
+        squares = jnp.sum(y * y, axis=1)
+        x, heights = x / 2, jnp.where(present, heights - squares, heights)
+        largest = jnp.max(lax.stop_gradient(plan.offset)) + jnp.max(squares)
+        slack = 8 * float(jnp.finfo(x.dtype).eps) * largest
+    directions = coordinates_to_order_by(y)
+    ends = [a if directions is None else jnp.matmul(a, directions) for a in (x, y)]
+    low = jnp.minimum(*[jnp.min(a, axis=0) for a in ends])
+    high = jnp.maximum(*[jnp.max(a, axis=0) for a in ends])
+    order_x, order_y = hilbert_order(ends[0], low, high), hilbert_order(ends[1], low, high, last=~present)
+
+    fill = -m % BLOCK_QUERIES
+    padded = jnp.pad(order_x, (0, fill), mode="edge")
+    rank = jnp.zeros(m, jnp.int32).at[order_x].set(jnp.arange(m, dtype=jnp.int32))
+    blocks = boxes(x[padded].reshape(-1, BLOCK_QUERIES, x.shape[1]))
+
+    fill = -n % (TILE_ATOMS * STACK)
+    filled = jnp.pad(order_y, (0, fill), mode="edge")
+    real = (jnp.arange(n + fill) < n) & present[filled]
+    tiles, stacks = stacked(
+        boxes(
+            y[filled].reshape(-1, TILE_ATOMS, y.shape[1]),
+            heights[filled].reshape(-1, TILE_ATOMS),
+            real.reshape(-1, TILE_ATOMS),
+        )
+    )
+    tiled = Atoms(
+        points=plan.atoms.points[filled].reshape(-1, TILE_ATOMS, y.shape[1]),
+        heights=jnp.where(real, plan.atoms.heights[filled], far(x.dtype)).reshape(-1, TILE_ATOMS),
+        payload=jnp.swapaxes(problem.payload[filled].reshape(tiles.height.shape[0], TILE_ATOMS, -1), 1, 2)
+        if problem.payload.shape[1]
+        else jnp.zeros((tiles.height.shape[0], 0, TILE_ATOMS), x.dtype),
+        index=filled.reshape(-1, TILE_ATOMS),
+    )
+    rows = plan.x[padded].reshape(-1, BLOCK_QUERIES, x.shape[1])
+    selection = Selection(blocks, jnp.full_like(blocks.height, -jnp.inf), tiles, stacks)
+    offset = None
+    if plan.offset is not None:
+        offset = lax.stop_gradient(plan.offset)[padded].reshape(-1, BLOCK_QUERIES)
+    return _Layout(plan, jnp.swapaxes(rows, 1, 2), rank, tiled, selection, slack, offset)
+
+
+def _in_blocks(layout: _Layout, values: Array) -> Array:
+    """Numbers of the queries, `(M,)`, to blocks `(b, B)`."""
+    blocks, _, size = layout.x.shape
+    order = jnp.zeros(values.shape[0], jnp.int32).at[layout.rank].set(jnp.arange(values.shape[0], dtype=jnp.int32))
+    return values[jnp.pad(order, (0, blocks * size - values.shape[0]), mode="edge")].reshape(blocks, size)
+
+
+def _in_order(layout: _Layout, values: Array) -> Array:
+    """Numbers of blocks, `(b, ..., B)`, to the queries as they were given, `(M, ...)`."""
+    flat = jnp.moveaxis(values, -1, 1)
+    return flat.reshape(flat.shape[0] * flat.shape[1], *flat.shape[2:])[layout.rank]
+
+
+def _within(layout: _Layout, least: Float[Array, "b B"], more: Array | float) -> Selection:
+    """Look at every tile that may hold a cost within `more` of a query's least."""
+    if layout.offset is not None:
+        least = least + layout.offset
+    limit = jnp.max(least, axis=1) + more
+    rounding = 8 * float(jnp.finfo(limit.dtype).eps) * jnp.abs(limit)
+    return layout.selection._replace(limit=limit + rounding + layout.slack)
+
+
+def _negligible(problem: Problem) -> Float[Array, ""] | float:
+    """Binary digits below the largest weight at which all N together are less than delta."""
+    n = problem.shape[1]
+    rounding = math.log2(n) + jnp.finfo(problem.x.dtype).nmant + 1
+    if not problem.tolerance:
+        return rounding
+    delta = jnp.expm1(problem.tolerance / lax.stop_gradient(problem.eps))
+    return jnp.clip(math.log2(n) - jnp.log2(delta), 0, rounding)
+
+
+def _least(layout: _Layout) -> tuple[Float[Array, "b B"], Int[Array, "b B"]]:
+    """The least cost of each query, exactly, and the first index of it."""
+    plan, squared = layout.plan, _is_squared(layout.plan)
+    form, _ = _forms(plan)
+    x, atoms, selection = (lax.stop_gradient(a) for a in (layout.x, layout.atoms, layout.selection))
+
+    def tile(x: Array, atoms: Atoms, least: Array, index: Array) -> tuple[Array, Array]:
+        for q, _, j in seen_costs(form, False, Queries(x, index), atoms):
+            if q.ndim == 2:
+                lowest = jnp.min(q, axis=0)
+                first = jnp.min(jnp.where(q == lowest, j, jnp.iinfo(jnp.int32).max), axis=0)
+                q, j = lowest, first
+            # Atoms are not in their own order here: of equal costs, the smaller index.
+            better = (q < least) | ((q == least) & (j < index))
+            least, index = jnp.where(better, q, least), jnp.where(better, j, index)
+        return least, index
+
+    def look(x: Array, carry: tuple[Array, Array], number: Int[Array, "b"]) -> tuple[Array, Array]:
+        return jax.vmap(tile)(x, jax.tree.map(lambda a: a[number], atoms), *carry)
+
+    # A good atom of each tile: its lowest.
+    lowest = jnp.argmin(atoms.heights, axis=1)
+    good = jnp.take_along_axis(atoms.points, lowest[:, None, None], axis=1)[:, 0]
+    heights = jnp.take_along_axis(atoms.heights, lowest[:, None], axis=1)[:, 0]
+
+    def first(given: Any) -> tuple[Array, Array]:
+        x, blocks = given
+        numbers = best_tiles(squared, blocks, selection.tiles, selection.stacks, good, heights, _FIRST_TILES)
+        start = jnp.full(x[:, 0].shape, far(x.dtype), x.dtype), jnp.zeros(x[:, 0].shape, jnp.int32)
+        return lax.fori_loop(0, numbers.shape[1], lambda r, carry: look(x, carry, numbers[:, r]), start)
+
+    def step(common: Any, carry: Any, x: Array, number: Array, active: Array) -> tuple[Any, Any]:
+        new = look(x, carry, number)
+        return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), new, carry)
+
+    start = by_groups(first, GROUP, (x, selection.blocks))
+    return walk(squared, _within(layout, start[0], 0), GROUP, step, (), start, x)[1]
