@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from . import _streaming
 from ._order import coordinates_to_order_by, hilbert_order
@@ -38,18 +38,19 @@ from ._tiles import (
     Queries,
     is_moving,
     plan_of,
-    seen_costs,
     tile_spread,
     tile_sums,
 )
 
-# Small enough that boxes are tight, large enough that a step of the loop over tiles is worth its cost: 16
+# Small enough that boxes are tight, large enough that a step of the loop over tiles is worth its cost: 32
 # blocks side by side are 4,096 queries, the vector that XLA splits between cores and keeps in their caches.
-BLOCK_QUERIES = 256
+BLOCK_QUERIES = 128
 TILE_ATOMS = 64
-GROUP = 16
+GROUP = 32
 # Tiles that each block looks at to bound its least costs.
-_FIRST_TILES = 4
+_FIRST_TILES = 8
+# Atoms in a run: the precision to which the minimum remembers where it was.
+_RUN = 16
 # Ordering M + N points costs as much as streaming this many pairs for each of them.
 PAIRS_WORTH_ORDERING = 4096
 
@@ -80,8 +81,7 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     layout = _layout(problem)
     plan = layout.plan
     kappa = plan.scale * math.log2(math.e) / problem.eps
-    least, _ = _least(layout)
-    mu = lax.stop_gradient(least)
+    mu = lax.stop_gradient(_least(layout).cost)
     selection = _within(layout, mu, _negligible(problem) / lax.stop_gradient(kappa))
     z, s = pair_sums(
         _tile(*_forms(plan)), selection, (layout.x, mu), layout.atoms, kappa, squared=_is_squared(plan), group=GROUP
@@ -99,7 +99,7 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
     if not can_prune(problem):
         return _streaming.argmin(problem)
     layout = _layout(problem)
-    return _in_order(layout, _least(layout)[1])
+    return _in_order(layout, _index(layout, _least(layout)))
 
 
 def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
@@ -130,7 +130,7 @@ def fraction(problem: Problem) -> Float[Array, ""]:
     if not can_prune(problem):
         return jnp.ones(())
     layout = _layout(problem)
-    least, _ = _least(layout)
+    least = _least(layout).cost
     kappa = layout.plan.scale * math.log2(math.e) / problem.eps
     selection = _within(layout, least, _negligible(problem) / kappa)
     counts = evaluated(_is_squared(layout.plan), selection, GROUP)
@@ -259,40 +259,98 @@ def _negligible(problem: Problem) -> Float[Array, ""] | float:
     return jnp.clip(math.log2(n) - jnp.log2(delta), 0, rounding)
 
 
-def _least(layout: _Layout) -> tuple[Float[Array, "b B"], Int[Array, "b B"]]:
-    """The least cost of each query, exactly, and the first index of it."""
-    plan, squared = layout.plan, _is_squared(layout.plan)
-    form, _ = _forms(plan)
+class _Least(NamedTuple):
+    """The least cost of each query, the run of atoms that holds it, and whether another run holds it too."""
+
+    cost: Float[Array, "*b B"]
+    run: Int[Array, "*b B"]
+    tied: Bool[Array, "*b B"]
+
+
+def _least(layout: _Layout) -> _Least:
+    """The least cost of each query, exactly."""
+    squared = _is_squared(layout.plan)
+    form, _ = _forms(layout.plan)
     x, atoms, selection = (lax.stop_gradient(a) for a in (layout.x, layout.atoms, layout.selection))
 
-    def tile(x: Array, atoms: Atoms, least: Array, index: Array) -> tuple[Array, Array]:
-        for q, _, j in seen_costs(form, False, Queries(x, index), atoms):
-            if q.ndim == 2:
-                lowest = jnp.min(q, axis=0)
-                first = jnp.min(jnp.where(q == lowest, j, jnp.iinfo(jnp.int32).max), axis=0)
-                q, j = lowest, first
-            # Atoms are not in their own order here: of equal costs, the smaller index.
-            better = (q < least) | ((q == least) & (j < index))
-            least, index = jnp.where(better, q, least), jnp.where(better, j, index)
-        return least, index
+    def tile(x: Array, atoms: Atoms, number: Int[Array, ""], best: _Least) -> _Least:
+        # Which atom it is costs as much as the cost itself: remember the run, look inside at the end.
+        for r, q in enumerate(_runs(form, x, atoms)):
+            better = q < best.cost
+            best = _Least(
+                jnp.minimum(q, best.cost),
+                jnp.where(better, number * (TILE_ATOMS // _RUN) + r, best.run),
+                jnp.where(better, False, best.tied | (q == best.cost)),
+            )
+        return best
 
-    def look(x: Array, carry: tuple[Array, Array], number: Int[Array, "b"]) -> tuple[Array, Array]:
-        return jax.vmap(tile)(x, jax.tree.map(lambda a: a[number], atoms), *carry)
+    def look(x: Array, best: _Least, number: Int[Array, "b"]) -> _Least:
+        return jax.vmap(tile)(x, jax.tree.map(lambda a: a[number], atoms), number, best)
 
     # A good atom of each tile: its lowest.
     lowest = jnp.argmin(atoms.heights, axis=1)
     good = jnp.take_along_axis(atoms.points, lowest[:, None, None], axis=1)[:, 0]
     heights = jnp.take_along_axis(atoms.heights, lowest[:, None], axis=1)[:, 0]
 
-    def first(given: Any) -> tuple[Array, Array]:
+    def first(given: Any) -> _Least:
         x, blocks = given
         numbers = best_tiles(squared, blocks, selection.tiles, selection.stacks, good, heights, _FIRST_TILES)
-        start = jnp.full(x[:, 0].shape, far(x.dtype), x.dtype), jnp.zeros(x[:, 0].shape, jnp.int32)
-        return lax.fori_loop(0, numbers.shape[1], lambda r, carry: look(x, carry, numbers[:, r]), start)
+        start = jnp.full(x[:, 0].shape, far(x.dtype), x.dtype)
+        best = _Least(start, jnp.zeros(start.shape, jnp.int32), jnp.zeros(start.shape, bool))
+        return lax.fori_loop(0, numbers.shape[1], lambda r, best: look(x, best, numbers[:, r]), best)
 
-    def step(common: Any, carry: Any, x: Array, number: Array, active: Array) -> tuple[Any, Any]:
-        new = look(x, carry, number)
-        return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), new, carry)
+    def step(common: Any, best: _Least, x: Array, number: Array, active: Array) -> tuple[Any, _Least]:
+        return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), look(x, best, number), best)
 
     start = by_groups(first, GROUP, (x, selection.blocks))
-    return walk(squared, _within(layout, start[0], 0), GROUP, step, (), start, x)[1]
+    # Every tile is looked at again, so that a tie with itself is not one.
+    start = _Least(jnp.nextafter(start.cost, jnp.inf), start.run, start.tied & False)
+    return walk(squared, _within(layout, start.cost, 0), GROUP, step, (), start, x)[1]
+
+
+def _runs(form: Form, x: Float[Array, "d B"], atoms: Atoms) -> list[Float[Array, "B"]]:
+    """The least cost within each run of a tile."""
+    costs = [q for q, _, _ in form.costs(Queries(x, atoms.index), atoms)]
+    if costs[0].ndim == 2:
+        return list(jnp.min(costs[0].reshape(-1, _RUN, x.shape[1]), axis=1))
+    return [functools.reduce(jnp.minimum, costs[i : i + _RUN]) for i in range(0, len(costs), _RUN)]
+
+
+def _index(layout: _Layout, best: _Least) -> Int[Array, "b B"]:
+    """The first index, in the order that atoms were given, of the least cost."""
+    squared = _is_squared(layout.plan)
+    form, slope = _forms(layout.plan)
+    x, atoms = lax.stop_gradient((layout.x, layout.atoms))
+    runs = jax.tree.map(lambda a: a.reshape(-1, _RUN, *a.shape[2:]), (atoms.points, atoms.heights, atoms.index))
+
+    def inside(x: Float[Array, "d"], run: Int[Array, ""]) -> Int[Array, ""]:
+        points, heights, index = (a[run] for a in runs)
+        (q, _, _) = next(slope.costs(Queries(x[:, None], index[:1]), Atoms(points, heights, points.T, index)))
+        return _first_of(q[:, 0], index, 0)
+
+    index = by_groups(lambda given: jax.vmap(jax.vmap(inside, in_axes=(1, 0)))(*given), GROUP, (x, best.run))
+
+    # Atoms are not in their own order here: where runs tie, compare indices, atom by atom.
+    def step(common: Any, carry: tuple[Array, Array], x: Array, number: Array, active: Array) -> Any:
+        def tile(x: Array, atoms: Atoms, least: Array, index: Array) -> tuple[Array, Array]:
+            for q, _, j in form.costs(Queries(x, index), atoms):
+                if q.ndim == 2:
+                    q, j = jnp.min(q, axis=0), _first_of(q, j, 0)
+                better = (q < least) | ((q == least) & (j < index))
+                least, index = jnp.where(better, q, least), jnp.where(better, j, index)
+            return least, index
+
+        new = jax.vmap(tile)(x, jax.tree.map(lambda a: a[number], atoms), *carry)
+        return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), new, carry)
+
+    selection = _within(layout, best.cost, 0)
+    selection = selection._replace(limit=jnp.where(best.tied.any(axis=1), selection.limit, -jnp.inf))
+    start = jnp.full_like(best.cost, far(x.dtype)), jnp.zeros_like(index)
+    tied = walk(squared, selection, GROUP, step, (), start, x)[1][1]
+    return jnp.where(best.tied, tied, index)
+
+
+def _first_of(q: Array, index: Array, axis: int) -> Array:
+    """The smallest index among the least costs along an axis."""
+    least = q == jnp.min(q, axis=axis, keepdims=True)
+    return jnp.min(jnp.where(least, index, jnp.iinfo(jnp.int32).max), axis=axis)
