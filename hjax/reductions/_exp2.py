@@ -4,7 +4,7 @@ XLA's own float32 `exp2` on the CPU has a relative error of 1.1e-6 and costs hal
 z is split as k + f with k an integer and |f| <= 1/2; 2^f is a degree-6 polynomial (relative error 7.6e-8
 with the rounding of its evaluation) and 2^k is added to the exponent bits. Rounding to the nearest
 integer adds and subtracts 1.5 * 2^23; `reduce_precision` keeps XLA's simplifier from cancelling the two.
-Below 2^-126 the result is held at 2^-126, which no sum that contains a 1 can see.
+Below 2^-126 the result is held at 2^-126, which no sum that contains a 1 can see, and above at 2^126.
 
 On other devices, and in float64, the hardware's or XLA's `exp2` is the better one.
 """
@@ -30,7 +30,7 @@ _COEFFICIENTS = [
 
 
 def exp2(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """2^z for z <= 0 (up to rounding), by the fastest accurate way for the dtype and the device."""
+    """2^z by the fastest accurate way for the dtype and the device; large z give a large number or inf."""
     if z.dtype == jnp.float32 and jax.default_backend() == "cpu":
         return _polynomial_exp2(z)
     return jnp.exp2(z)
@@ -38,7 +38,7 @@ def exp2(z: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @jax.custom_jvp
 def _polynomial_exp2(z: Array) -> Array:
-    z = jnp.maximum(z, -126.0)
+    z = jnp.clip(z, -126.0, 126.0)
     shifted = lax.reduce_precision(z + jnp.float32(_MAGIC), exponent_bits=8, mantissa_bits=23)
     f = z - (shifted - jnp.float32(_MAGIC))
     p = jnp.full_like(f, _COEFFICIENTS[-1])

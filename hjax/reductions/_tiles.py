@@ -36,7 +36,7 @@ _COLUMN_QUERIES = 5120
 _COLUMN_OPERATIONS = 192
 _TILE_QUERIES = 1024
 _TILE_ATOMS = 512
-_LARGEST_DIFFERENCE_DIMENSION = 8
+_LARGEST_DIFFERENCE_DIMENSION = 16
 _LARGEST_COLUMN_PAYLOAD = 16
 _FEWEST_COLUMN_QUERIES = 32
 
@@ -234,7 +234,7 @@ def plan_of(problem: Problem) -> Plan:
         form = slope = Product(*tile, squared=differences)
         few = m < _FEWEST_COLUMN_QUERIES or channels > _LARGEST_COLUMN_PAYLOAD
         if d <= _LARGEST_DIFFERENCE_DIMENSION and not few:
-            unroll = min(64, max(8, _COLUMN_OPERATIONS // (2 + d + channels)))
+            unroll = min(64, max(24, _COLUMN_OPERATIONS // (2 + d + channels)))
             form = Columns(_even(m, _COLUMN_QUERIES, 16), min(n, unroll), differences)
     else:
         form = slope = Pairwise(*tile, cost)
