@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
@@ -192,7 +193,7 @@ def _transpose(cts: Any, *operands: Any, jaxpr: ClosedJaxpr, kinds: _Kinds, outs
 
 def _batch(arrays: Any, dims: Any, **settings: Any) -> tuple[list[Array], list[int]]:
     # One after another, so that each element of the batch skips what it can skip.
-    batched = [d is not batching.not_mapped for d in dims]
+    batched = [d is not None for d in dims]
     moved = [jnp.moveaxis(a, d, 0) for a, d, b in zip(arrays, dims, batched, strict=True) if b]
 
     def one(moved: list[Array]) -> list[Array]:

@@ -24,6 +24,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from . import _streaming
+from ._costs import Bilinear, Mahalanobis, SquaredEuclidean
 from ._order import coordinates_to_order_by, hilbert_order
 from ._pair_sums import pair_sums
 from ._problem import Problem, cost_at, far
@@ -32,7 +33,6 @@ from ._tiles import (
     Atoms,
     Columns,
     Form,
-    Pairwise,
     Plan,
     Product,
     Queries,
@@ -51,52 +51,70 @@ GROUP = 32
 _FIRST_TILES = 8
 # Atoms in a run: the precision to which the minimum remembers where it was.
 _RUN = 16
-# Ordering M + N points costs as much as streaming this many pairs for each of them.
-PAIRS_WORTH_ORDERING = 4096
+# Ordering costs as much as 2,000 to 4,000 pairs for each point. A minimum hardly ever fails to gain from it;
+# sums may, and then ordering must not cost more than a fifth of them.
+PAIRS_WORTH_A_MINIMUM = 4096
+PAIRS_WORTH_SUMS = 16384
+# With more of the pairs than this to evaluate, large tiles are faster: derivatives run on them at twice the rate.
+_MOST_SELECTED = 0.5
+_LARGEST_COLUMN_DIMENSION = 8
 
 
 class _Layout(NamedTuple):
     """A plan with its queries and atoms in order and in rows; `rank` says where each query went."""
 
     plan: Plan
-    x: Float[Array, "b d B"]
+    queries: Int[Array, "b B"]  # the numbers of the queries in each block, the last repeated
     rank: Int[Array, "M"]
-    atoms: Atoms  # each with a leading axis of tiles
+    atoms: Int[Array, "t n"]
+    real: Bool[Array, "t n"]  # neither absent nor there to fill up
     selection: Selection  # with limits of -inf
     slack: Float[Array, ""]  # rounding of a cost by matrix products, in the units of q
     offset: Float[Array, "b B"] | None
 
 
-def can_prune(problem: Problem) -> bool:
-    """Whether there are bounds for this cost, and enough pairs that looking for them can pay."""
+def can_prune(problem: Problem, worth: int) -> bool:
+    """Whether there are bounds for this cost, and enough pairs that looking at them can pay."""
     m, n, _ = problem.shape
-    bounded = not isinstance(plan_of(problem).form, Pairwise)
-    return bounded and not problem.causal and m * n >= PAIRS_WORTH_ORDERING * (m + n)
+    bounded = isinstance(problem.cost, SquaredEuclidean | Mahalanobis | Bilinear)
+    return bounded and not problem.causal and m * n >= worth * (m + n)
 
 
 def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     """Value and Gibbs means; O(M + N) memory, derivatives of every order included."""
-    if not can_prune(problem):
+    if not can_prune(problem, PAIRS_WORTH_SUMS):
         return _streaming.softmin(problem)
     layout = _layout(problem)
     plan = layout.plan
     kappa = plan.scale * math.log2(math.e) / problem.eps
     mu = lax.stop_gradient(_least(layout).cost)
     selection = _within(layout, mu, _negligible(problem) / lax.stop_gradient(kappa))
-    z, s = pair_sums(
-        _tile(*_forms(plan)), selection, (layout.x, mu), layout.atoms, kappa, squared=_is_squared(plan), group=GROUP
-    )
-    z, s, mu = _in_order(layout, z), _in_order(layout, s), _in_order(layout, mu)
+    lowest = _in_order(layout, mu)
+
+    def selected(plan_x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array]:
+        operands = _rows(layout, plan_x), mu
+        atoms = _tiles(layout, *arrays[:3])
+        z, s = pair_sums(
+            _tile(*_forms(plan)), selection, operands, atoms, arrays[3], squared=_is_squared(plan), group=GROUP
+        )
+        return _in_order(layout, z), _in_order(layout, s)
+
+    def everything(plan_x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array]:
+        return _streaming.sums_at(plan.form, plan.slope, False, plan_x, *arrays, lowest)
+
+    few = _share(layout, selection) <= _MOST_SELECTED
+    z, s = lax.cond(few, selected, everything, plan.x, (*plan.atoms[:3], kappa))
+    mu = lowest
     some = mu < far(mu.dtype) / 2
     z = jnp.where(some, z, 1)
-    lowest = mu if plan.offset is None else mu + plan.offset
-    value = problem.base + plan.scale * lowest - problem.eps * math.log(2) * jnp.log2(z)
+    least = mu if plan.offset is None else mu + plan.offset
+    value = problem.base + plan.scale * least - problem.eps * math.log(2) * jnp.log2(z)
     return jnp.where(some, value, jnp.inf), jnp.where(some[:, None], s / z[:, None], 0)
 
 
 def argmin(problem: Problem) -> Int[Array, "M"]:
     """The first index of the least cost."""
-    if not can_prune(problem):
+    if not can_prune(problem, PAIRS_WORTH_A_MINIMUM):
         return _streaming.argmin(problem)
     layout = _layout(problem)
     return _in_order(layout, _index(layout, _least(layout)))
@@ -104,7 +122,7 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
 
 def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
     """Mass and energy of all atoms but `index`, relative to it: the entropy's two ingredients."""
-    if not can_prune(problem):
+    if not can_prune(problem, PAIRS_WORTH_SUMS):
         return _streaming.spread(problem, index)
     layout = _layout(problem)
     plan = layout.plan
@@ -120,21 +138,27 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
         x, mu, index = query
         return tile_spread(form, False, Queries(x, index), atoms, mu, index, kappa)
 
-    query = layout.x, mu, _in_blocks(layout, index)
-    mass, energy = pair_sums(tile, selection, query, layout.atoms, kappa, squared=_is_squared(plan), group=GROUP)
+    query = _rows(layout, plan.x), mu, _in_blocks(layout, index)
+    atoms = _tiles(layout, *plan.atoms[:3])
+    mass, energy = pair_sums(tile, selection, query, atoms, kappa, squared=_is_squared(plan), group=GROUP)
     return _in_order(layout, mass), _in_order(layout, energy) * math.log(2)
 
 
 def fraction(problem: Problem) -> Float[Array, ""]:
     """The share of all pairs that the sums of `softmin` evaluate."""
-    if not can_prune(problem):
+    if not can_prune(problem, PAIRS_WORTH_SUMS):
         return jnp.ones(())
     layout = _layout(problem)
     least = _least(layout).cost
     kappa = layout.plan.scale * math.log2(math.e) / problem.eps
     selection = _within(layout, least, _negligible(problem) / kappa)
+    return _share(layout, selection)
+
+
+def _share(layout: _Layout, selection: Selection) -> Float[Array, ""]:
     counts = evaluated(_is_squared(layout.plan), selection, GROUP)
-    return jnp.mean(counts.astype(least.dtype)) / -(-problem.shape[1] // TILE_ATOMS)
+    tiles = -(-layout.plan.atoms.heights.shape[0] // TILE_ATOMS)
+    return jnp.mean(counts.astype(layout.slack.dtype)) / tiles
 
 
 def _tile(form: Form, slope: Form) -> Any:
@@ -174,7 +198,7 @@ def _forms(plan: Plan) -> tuple[Form, Form]:
     """The forms for values and for derivatives, in tiles of this file's size."""
     assert isinstance(plan.slope, Product)
     slope = Product(BLOCK_QUERIES, TILE_ATOMS, plan.slope.squared)
-    if isinstance(plan.form, Columns):
+    if isinstance(plan.form, Columns) and plan.x.shape[1] <= _LARGEST_COLUMN_DIMENSION:
         return Columns(BLOCK_QUERIES, TILE_ATOMS, plan.form.squared), slope
     return slope, slope
 
@@ -211,27 +235,39 @@ def _layout(problem: Problem) -> _Layout:
             real.reshape(-1, TILE_ATOMS),
         )
     )
-    tiled = Atoms(
-        points=plan.atoms.points[filled].reshape(-1, TILE_ATOMS, y.shape[1]),
-        heights=jnp.where(real, plan.atoms.heights[filled], far(x.dtype)).reshape(-1, TILE_ATOMS),
-        payload=jnp.swapaxes(problem.payload[filled].reshape(tiles.height.shape[0], TILE_ATOMS, -1), 1, 2)
-        if problem.payload.shape[1]
-        else jnp.zeros((tiles.height.shape[0], 0, TILE_ATOMS), x.dtype),
-        index=filled.reshape(-1, TILE_ATOMS),
-    )
-    rows = plan.x[padded].reshape(-1, BLOCK_QUERIES, x.shape[1])
     selection = Selection(blocks, jnp.full_like(blocks.height, -jnp.inf), tiles, stacks)
     offset = None
     if plan.offset is not None:
         offset = lax.stop_gradient(plan.offset)[padded].reshape(-1, BLOCK_QUERIES)
-    return _Layout(plan, jnp.swapaxes(rows, 1, 2), rank, tiled, selection, slack, offset)
+    shape = -1, TILE_ATOMS
+    return _Layout(
+        plan,
+        padded.reshape(-1, BLOCK_QUERIES),
+        rank,
+        filled.reshape(shape),
+        real.reshape(shape),
+        selection,
+        slack,
+        offset,
+    )
 
 
-def _in_blocks(layout: _Layout, values: Array) -> Array:
-    """Numbers of the queries, `(M,)`, to blocks `(b, B)`."""
-    blocks, _, size = layout.x.shape
-    order = jnp.zeros(values.shape[0], jnp.int32).at[layout.rank].set(jnp.arange(values.shape[0], dtype=jnp.int32))
-    return values[jnp.pad(order, (0, blocks * size - values.shape[0]), mode="edge")].reshape(blocks, size)
+def _rows(layout: _Layout, x: Float[Array, "M d"]) -> Float[Array, "b d B"]:
+    return jnp.swapaxes(x[layout.queries], 1, 2)
+
+
+def _tiles(layout: _Layout, points: Array, heights: Array, payload: Float[Array, "p N"]) -> Atoms:
+    return Atoms(
+        points=points[layout.atoms],
+        heights=jnp.where(layout.real, heights[layout.atoms], far(heights.dtype)),
+        payload=jnp.moveaxis(payload[:, layout.atoms], 0, 1),
+        index=layout.atoms,
+    )
+
+
+def _in_blocks(layout: _Layout, values: Float[Array, "M"]) -> Float[Array, "b B"]:
+    """Numbers of the queries, to blocks."""
+    return values[layout.queries]
 
 
 def _in_order(layout: _Layout, values: Array) -> Array:
@@ -271,7 +307,8 @@ def _least(layout: _Layout) -> _Least:
     """The least cost of each query, exactly."""
     squared = _is_squared(layout.plan)
     form, _ = _forms(layout.plan)
-    x, atoms, selection = (lax.stop_gradient(a) for a in (layout.x, layout.atoms, layout.selection))
+    x, atoms = lax.stop_gradient((_rows(layout, layout.plan.x), _tiles(layout, *layout.plan.atoms[:3])))
+    selection = layout.selection
 
     def tile(x: Array, atoms: Atoms, number: Int[Array, ""], best: _Least) -> _Least:
         # Which atom it is costs as much as the cost itself: remember the run, look inside at the end.
@@ -320,7 +357,7 @@ def _index(layout: _Layout, best: _Least) -> Int[Array, "b B"]:
     """The first index, in the order that atoms were given, of the least cost."""
     squared = _is_squared(layout.plan)
     form, slope = _forms(layout.plan)
-    x, atoms = lax.stop_gradient((layout.x, layout.atoms))
+    x, atoms = lax.stop_gradient((_rows(layout, layout.plan.x), _tiles(layout, *layout.plan.atoms[:3])))
     runs = jax.tree.map(lambda a: a.reshape(-1, _RUN, *a.shape[2:]), (atoms.points, atoms.heights, atoms.index))
 
     def inside(x: Float[Array, "d"], run: Int[Array, ""]) -> Int[Array, ""]:

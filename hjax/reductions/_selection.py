@@ -139,7 +139,7 @@ def best_tiles(
     reach = upper_bound(squared, _against(blocks), points[tile], heights[tile])
     reach = jnp.where(jnp.isinf(tiles.height[tile]), jnp.inf, reach)
     best = lax.top_k(-reach, min(count, reach.shape[1]))[1]
-    return jnp.take_along_axis(tile, best, axis=1)
+    return jnp.take_along_axis(tile, best, axis=1).astype(jnp.int32)
 
 
 def candidates(
