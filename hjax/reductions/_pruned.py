@@ -87,24 +87,19 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     layout = _layout(problem)
     plan = layout.plan
     kappa = plan.scale * math.log2(math.e) / problem.eps
-    mu = lax.stop_gradient(_least(layout).cost)
-    selection = _within(layout, mu, _negligible(problem) / lax.stop_gradient(kappa))
-    lowest = _in_order(layout, mu)
+    mu, selection, few = _selected(layout, _negligible(problem) / lax.stop_gradient(kappa))
 
-    def selected(plan_x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array]:
-        operands = _rows(layout, plan_x), mu
+    def some_pairs(x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
         atoms = _tiles(layout, *arrays[:3])
-        z, s = pair_sums(
-            _tile(*_forms(plan)), selection, operands, atoms, arrays[3], squared=_is_squared(plan), group=GROUP
-        )
-        return _in_order(layout, z), _in_order(layout, s)
+        settings = {"squared": _is_squared(plan), "group": GROUP}
+        z, s = pair_sums(_tile(*_forms(plan)), selection, (_rows(layout, x), mu), atoms, arrays[3], **settings)
+        return _in_order(layout, mu), _in_order(layout, z), _in_order(layout, s)
 
-    def everything(plan_x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array]:
-        return _streaming.sums_at(plan.form, plan.slope, False, plan_x, *arrays, lowest)
+    def all_pairs(x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        return _streaming.minimum_and_sums(plan.form, plan.slope, False, x, *arrays)
 
-    few = _share(layout, selection) <= _MOST_SELECTED
-    z, s = lax.cond(few, selected, everything, plan.x, (*plan.atoms[:3], kappa))
-    mu = lowest
+    mu, z, s = lax.cond(few, some_pairs, all_pairs, plan.x, (*plan.atoms[:3], kappa))
+    mu = lax.stop_gradient(mu)
     some = mu < far(mu.dtype) / 2
     z = jnp.where(some, z, 1)
     least = mu if plan.offset is None else mu + plan.offset
@@ -117,7 +112,7 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
     if not can_prune(problem, PAIRS_WORTH_A_MINIMUM):
         return _streaming.argmin(problem)
     layout = _layout(problem)
-    return _in_order(layout, _index(layout, _least(layout)))
+    return _in_order(layout, _index(layout, _least(layout, _first(layout))))
 
 
 def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
@@ -149,10 +144,18 @@ def fraction(problem: Problem) -> Float[Array, ""]:
     if not can_prune(problem, PAIRS_WORTH_SUMS):
         return jnp.ones(())
     layout = _layout(problem)
-    least = _least(layout).cost
     kappa = layout.plan.scale * math.log2(math.e) / problem.eps
-    selection = _within(layout, least, _negligible(problem) / kappa)
-    return _share(layout, selection)
+    _, selection, few = _selected(layout, _negligible(problem) / kappa)
+    return jnp.where(few, _share(layout, selection), 1)
+
+
+def _selected(layout: _Layout, more: Array) -> tuple[Float[Array, "b B"], Selection, Bool[Array, ""]]:
+    """Least costs, the tiles within `more` of them, and whether these are few enough to go through them."""
+    first = _first(layout)
+    few = _share(layout, _within(layout, first.cost, 0)) <= _MOST_SELECTED
+    cost = lax.cond(few, lambda: _least(layout, first).cost, lambda: first.cost)
+    selection = _within(layout, cost, more)
+    return cost, selection, few & (_share(layout, selection) <= _MOST_SELECTED)
 
 
 def _share(layout: _Layout, selection: Selection) -> Float[Array, ""]:
@@ -303,15 +306,44 @@ class _Least(NamedTuple):
     tied: Bool[Array, "*b B"]
 
 
-def _least(layout: _Layout) -> _Least:
-    """The least cost of each query, exactly."""
-    squared = _is_squared(layout.plan)
-    form, _ = _forms(layout.plan)
+def _first(layout: _Layout) -> _Least:
+    """Upper bounds of the least costs, from the tiles that are likely to hold them."""
     x, atoms = lax.stop_gradient((_rows(layout, layout.plan.x), _tiles(layout, *layout.plan.atoms[:3])))
-    selection = layout.selection
+    # A good atom of each tile: its lowest.
+    lowest = jnp.argmin(atoms.heights, axis=1)
+    points = jnp.take_along_axis(atoms.points, lowest[:, None, None], axis=1)[:, 0]
+    heights = jnp.take_along_axis(atoms.heights, lowest[:, None], axis=1)[:, 0]
+    tiles, stacks = layout.selection.tiles, layout.selection.stacks
+
+    def first(given: Any) -> _Least:
+        x, blocks = given
+        numbers = best_tiles(_is_squared(layout.plan), blocks, tiles, stacks, points, heights, _FIRST_TILES)
+        start = jnp.full(x[:, 0].shape, far(x.dtype), x.dtype)
+        best = _Least(start, jnp.zeros(start.shape, jnp.int32), jnp.zeros(start.shape, bool))
+        return lax.fori_loop(0, numbers.shape[1], lambda r, best: _lowered(layout, x, best, numbers[:, r], atoms), best)
+
+    found = by_groups(first, GROUP, (x, layout.selection.blocks))
+    # These tiles are looked at again, and a tie of one with itself is none.
+    return _Least(jnp.nextafter(found.cost, jnp.inf), found.run, found.tied & False)
+
+
+def _least(layout: _Layout, first: _Least) -> _Least:
+    """The least cost of each query, exactly."""
+    x, atoms = lax.stop_gradient((_rows(layout, layout.plan.x), _tiles(layout, *layout.plan.atoms[:3])))
+
+    def step(common: Any, best: _Least, x: Array, number: Array, active: Array) -> tuple[Any, _Least]:
+        lowered = _lowered(layout, x, best, number, atoms)
+        return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), lowered, best)
+
+    return walk(_is_squared(layout.plan), _within(layout, first.cost, 0), GROUP, step, (), first, x)[1]
+
+
+def _lowered(layout: _Layout, x: Float[Array, "G d B"], best: _Least, number: Int[Array, "G"], atoms: Atoms) -> _Least:
+    """After a look at one more tile for each block."""
+    form, _ = _forms(layout.plan)
 
     def tile(x: Array, atoms: Atoms, number: Int[Array, ""], best: _Least) -> _Least:
-        # Which atom it is costs as much as the cost itself: remember the run, look inside at the end.
+        # Which atom it is would cost as much as the cost itself: remember the run, look inside at the end.
         for r, q in enumerate(_runs(form, x, atoms)):
             better = q < best.cost
             best = _Least(
@@ -321,28 +353,7 @@ def _least(layout: _Layout) -> _Least:
             )
         return best
 
-    def look(x: Array, best: _Least, number: Int[Array, "b"]) -> _Least:
-        return jax.vmap(tile)(x, jax.tree.map(lambda a: a[number], atoms), number, best)
-
-    # A good atom of each tile: its lowest.
-    lowest = jnp.argmin(atoms.heights, axis=1)
-    good = jnp.take_along_axis(atoms.points, lowest[:, None, None], axis=1)[:, 0]
-    heights = jnp.take_along_axis(atoms.heights, lowest[:, None], axis=1)[:, 0]
-
-    def first(given: Any) -> _Least:
-        x, blocks = given
-        numbers = best_tiles(squared, blocks, selection.tiles, selection.stacks, good, heights, _FIRST_TILES)
-        start = jnp.full(x[:, 0].shape, far(x.dtype), x.dtype)
-        best = _Least(start, jnp.zeros(start.shape, jnp.int32), jnp.zeros(start.shape, bool))
-        return lax.fori_loop(0, numbers.shape[1], lambda r, best: look(x, best, numbers[:, r]), best)
-
-    def step(common: Any, best: _Least, x: Array, number: Array, active: Array) -> tuple[Any, _Least]:
-        return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), look(x, best, number), best)
-
-    start = by_groups(first, GROUP, (x, selection.blocks))
-    # Every tile is looked at again, so that a tie with itself is not one.
-    start = _Least(jnp.nextafter(start.cost, jnp.inf), start.run, start.tied & False)
-    return walk(squared, _within(layout, start.cost, 0), GROUP, step, (), start, x)[1]
+    return jax.vmap(tile)(x, jax.tree.map(lambda a: a[number], atoms), number, best)
 
 
 def _runs(form: Form, x: Float[Array, "d B"], atoms: Atoms) -> list[Float[Array, "B"]]:

@@ -65,7 +65,7 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
         z, s = _sums(plan.form, problem.causal, plan.x, plan.atoms, kappa, mu)
     else:
         forms = plan.form, plan.slope, problem.causal
-        mu, z, s = _minimum_and_sums(*forms, plan.x, *plan.atoms[:3], kappa)
+        mu, z, s = minimum_and_sums(*forms, plan.x, *plan.atoms[:3], kappa)
     some = mu < far(mu.dtype) / 2
     mu = lax.stop_gradient(mu)
     least = mu if plan.offset is None else mu + plan.offset
@@ -217,7 +217,7 @@ def _running_sums(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _minimum_and_sums(
+def minimum_and_sums(
     form: Form,
     slope: Form,
     causal: bool,
@@ -238,39 +238,11 @@ def _minimum_and_sums(
     return mu, *_sums(form, causal, x, atoms, kappa, mu)
 
 
-@functools.partial(_minimum_and_sums.defjvp, symbolic_zeros=True)
+@functools.partial(minimum_and_sums.defjvp, symbolic_zeros=True)
 def _minimum_and_sums_jvp(form: Form, slope: Form, causal: bool, primals: Any, tangents: Any) -> Any:
     # z and s as functions of their inputs at a fixed mu: the same numbers, differentiable tile by tile.
-    mu, z, s = _minimum_and_sums(form, slope, causal, *primals)
+    mu, z, s = minimum_and_sums(form, slope, causal, *primals)
     mu = lax.stop_gradient(mu)
-    return (mu, z, s), (jnp.zeros_like(mu), *_change_of_sums(slope, causal, mu, primals, tangents))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def sums_at(
-    form: Form,
-    slope: Form,
-    causal: bool,
-    x: Array,
-    points: Array,
-    heights: Array,
-    payload: Array,
-    kappa: Array,
-    mu: Array,
-) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
-    """z and s with a given stabiliser, a constant: computed in `form`, differentiated in the form `slope`."""
-    del slope
-    return _sums(form, causal, x, indexed(points, heights, payload), kappa, mu)
-
-
-@functools.partial(sums_at.defjvp, symbolic_zeros=True)
-def _sums_at_jvp(form: Form, slope: Form, causal: bool, primals: Any, tangents: Any) -> Any:
-    mu = lax.stop_gradient(primals[-1])
-    change = _change_of_sums(slope, causal, mu, primals[:-1], tangents[:-1])
-    return sums_at(form, slope, causal, *primals), change
-
-
-def _change_of_sums(slope: Form, causal: bool, mu: Array, primals: Any, tangents: Any) -> tuple[Array, Array]:
     moving = [is_moving(tangent) for tangent in tangents]
 
     def sums(*moved: Array) -> tuple[Array, Array]:
@@ -283,7 +255,8 @@ def _change_of_sums(slope: Form, causal: bool, mu: Array, primals: Any, tangents
     moved, directions = (
         tuple(a for a, moves in zip(arrays, moving, strict=True) if moves) for arrays in (primals, tangents)
     )
-    return jax.jvp(sums, moved, directions)[1]
+    dz, ds = jax.jvp(sums, moved, directions)[1]
+    return (mu, z, s), (jnp.zeros_like(mu), dz, ds)
 
 
 def _scan_atoms(form: Form, atoms: Atoms, step: Any, start: Any, queries: Queries) -> Any:
