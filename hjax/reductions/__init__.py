@@ -5,7 +5,8 @@
 derivatives of every order, finite and accurate results for eps from 1e-8 to 1e6.
 
 Rooms above call these and nothing else; rooms below know nothing of them. One file per implementation:
-`_dense` is the definition and the oracle, `_streaming` what runs. To add one: a file with the same
+`_dense` is the definition and the oracle, `_streaming` goes through all pairs tile by tile (`_tiles`), `_pruned`
+through the tiles that can matter (`_order`, `_selection`, `_pair_sums`). To add one: a file with the same
 three functions (`softmin`, `argmin`, `spread` of a `Problem`), a line in `_api._IMPLEMENTATIONS`, and a
 two-line subclass of the abstract suite in `tests/reductions`.
 """
@@ -13,6 +14,7 @@ two-line subclass of the abstract suite in `tests/reductions`.
 from ._api import Choice as Choice
 from ._api import HardMin as HardMin
 from ._api import SoftMin as SoftMin
+from ._api import evaluated_fraction as evaluated_fraction
 from ._api import gibbs_entropy as gibbs_entropy
 from ._api import gibbs_weights as gibbs_weights
 from ._api import hardmin as hardmin

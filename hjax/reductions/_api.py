@@ -1,8 +1,9 @@
 """The public face of the reductions: validate once, choose an implementation, shape the result."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,8 @@ _IMPLEMENTATIONS = {"dense": _dense, "streaming": _streaming, "pruned": _pruned}
 _DENSE_PAIRS = 2**18
 _DENSE_ATOMS = 512
 _DENSE_COORDINATES = 2**21
+# Boxes of tiles rule out less and less as the dimension grows; a caller who knows better says "pruned".
+_PRUNED_DIMENSIONS = 8
 
 
 class SoftMin(NamedTuple):
@@ -76,9 +79,11 @@ def softmin(
     - `payload`: `(N, p)`, or None.
     - `causal`: query i sees atoms j <= i only; `x` must then be `(N, d)`.
     - `implementation`: None (always works, never builds an M x N array for large M, N), "dense"
-      (the definition), "streaming", or a sequence of them, of which the first that can run does.
-    - `tolerance`: absolute error in the value that an approximating implementation may make; both
-      present ones are exact up to rounding and so meet any.
+      (the definition), "streaming" (all pairs, tile by tile), "pruned" (only tiles of atoms that can
+      matter; with a cost that has no bounds, `causal`, or too few points to sort, it is streaming), or a
+      sequence of them, of which the first does.
+    - `tolerance`: absolute error in the value that pruning may make; None for less than rounding. The
+      mean is then that over the atoms that were kept, a share of at least `exp(-tolerance/eps)`.
 
     **Returns:** `SoftMin(value, mean)`; shapes `(...,)` and `(..., p)` (None without payload). If no
     atom is seen the value is `+inf` and the mean 0, with zero derivatives.
@@ -93,7 +98,10 @@ def softmin(
     squared Euclidean cost is a centred matrix product, with a few ulp of `scale diam^2`. Weights, and
     with them the mean and derivatives, carry the same error divided by eps.
 
-    **Cost:** O(M N d) time, memory O(M + N); `python -m benchmarks` measures both against peers.
+    **Cost:** O(M N d) time, memory O(M + N). Pruning evaluates the share of the pairs that
+    `evaluated_fraction` reports: where a query's weight sits on a bounded number of atoms (eps shrinking
+    like N^(-2/d), or `hardmin`) that is O((M + N) log N) in all; at a fixed eps it stays a fixed share of
+    M N. `python -m benchmarks` measures all of it against peers.
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 4.1, eqs 4-5.
 
@@ -104,7 +112,7 @@ def softmin(
     (-0.4431, 0.5)
     """
     problem, batch = _problem(x, y, g, eps, cost, payload, causal, tolerance)
-    value, mean = _implementation(problem, implementation).softmin(problem)
+    value, mean = _run(_implementation(problem, implementation).softmin, problem)
     dtype = _result_dtype(x, y, g, payload)
     channels = problem.payload.shape[1]
     return SoftMin(
@@ -134,7 +142,8 @@ def hardmin(
     **Error:** the value is within a few ulp of the true minimum's terms; for d > 8 the atom is chosen by
     a centred matrix product, so one that is worse by a few ulp of `scale diam^2` may win.
 
-    **Cost:** O(M N d) time, about half of `softmin`'s; memory O(M + N); derivatives O(M d).
+    **Cost:** O((M + N) log N) time where tiles of atoms can be ruled out (low dimension, or data of low
+    dimension), else O(M N d), about half of `softmin`'s; memory O(M + N); derivatives O(M d).
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 5.1, eqs 9-10.
 
@@ -144,7 +153,7 @@ def hardmin(
     (-0.36, 1)
     """
     problem, batch = _problem(x, y, g, 1.0, cost, None, False, None)
-    index = _implementation(problem, implementation).argmin(problem)
+    index = _run(_implementation(problem, implementation, minimum=True).argmin, problem)
     value = problem.base + cost_at(problem, index)
     value = jnp.where(jnp.any(problem.present), value, jnp.inf)
     return HardMin(value.reshape(batch).astype(_result_dtype(x, y, g)), index.reshape(batch))
@@ -160,7 +169,7 @@ def gibbs_weights(
 ) -> Float[Array, "*batch N"]:
     """The Gibbs weights of `softmin` written out, `(..., N)`: the one dense thing one may ask for."""
     problem, batch = _problem(x, y, g, eps, cost, None, False, None)
-    weights = _dense.weights(problem)
+    weights = _run(_dense.weights, problem)
     return weights.reshape(*batch, weights.shape[1]).astype(_result_dtype(x, y, g))
 
 
@@ -187,9 +196,33 @@ def gibbs_entropy(
     """
     problem, batch = _problem(x, y, g, eps, cost, None, False, None)
     chosen = _implementation(problem, implementation)
-    mass, energy = chosen.spread(problem, chosen.argmin(problem))
+    mass, energy = _run(_spread, problem, chosen)
     entropy = jnp.log1p(mass) + energy / (1 + mass)
     return entropy.reshape(batch).astype(_result_dtype(x, y, g))
+
+
+def evaluated_fraction(
+    x: ArrayLike,
+    y: ArrayLike,
+    g: ArrayLike,
+    *,
+    eps: ArrayLike,
+    cost: Callable[[Array, Array], Array] | None = None,
+    tolerance: float | None = None,
+) -> Float[Array, ""]:
+    """The share of all M N pairs that `softmin(..., implementation="pruned")` evaluates for its sums.
+
+    One where it runs as streaming: a cost without bounds, too few points, or more than half to evaluate.
+
+    **Arguments, Raises:** as for `softmin`. **Returns:** a number in (0, 1].
+
+    >>> import jax, jax.numpy as jnp, hjax
+    >>> y = jax.random.uniform(jax.random.key(0), (40_000, 2))
+    >>> bool(hjax.evaluated_fraction(y, y, jnp.zeros(40_000), eps=1e-4) < 0.1)
+    True
+    """
+    problem, _ = _problem(x, y, g, eps, cost, None, False, tolerance)
+    return _run(_pruned.fraction, problem)
 
 
 def which_implementation(
@@ -202,14 +235,15 @@ def which_implementation(
     payload: ArrayLike | jax.ShapeDtypeStruct | None = None,
     causal: bool = False,
 ) -> Choice:
-    """What `implementation=None` would run for these arguments, and why.
+    """What `softmin(..., implementation=None)` would run for these arguments, and why.
 
     Only shapes and dtypes matter, so `jax.ShapeDtypeStruct`s do as well as arrays. Under `jax.vmap` the
-    choice is made for one element of the batch.
+    choice is made for one element of the batch; "pruned" then cannot choose for each element whether to
+    go through all pairs, and does both. `hardmin` prefers "pruned" from fewer points on.
 
     >>> import jax, jax.numpy as jnp, hjax
-    >>> points = jax.ShapeDtypeStruct((100_000, 3), jnp.float32)
-    >>> values = jax.ShapeDtypeStruct((100_000,), jnp.float32)
+    >>> points = jax.ShapeDtypeStruct((10_000, 3), jnp.float32)
+    >>> values = jax.ShapeDtypeStruct((10_000,), jnp.float32)
     >>> hjax.which_implementation(points, points, values).name
     'streaming'
     """
@@ -218,33 +252,64 @@ def which_implementation(
     def look(x: Array, y: Array, g: Array, payload: Array | None) -> None:
         problem = _problem(x, y, g, eps, cost, payload, causal, None)[0]
         m, n, d = problem.shape
-        name = _choose(problem)
-        why = f"a matrix of M N = {m * n:,} costs is small" if name == "dense" else _streaming.describe(problem)
+        name = _choose(problem, minimum=False)
+        why = {
+            "dense": f"a matrix of M N = {m * n:,} costs is small",
+            "streaming": _streaming.describe(problem),
+            "pruned": f"tiles of {_pruned.TILE_ATOMS} atoms that cannot matter are left out",
+        }[name]
         reasons.append(Choice(name, f"M = {m:,}, N = {n:,}, d = {d}: {why}"))
 
     jax.eval_shape(look, x, y, g, payload)
     return reasons[0]
 
 
-def _choose(problem: Problem) -> str:
+def _choose(problem: Problem, minimum: bool) -> str:
     m, n, d = problem.shape
     small = m * n <= _DENSE_PAIRS and n <= _DENSE_ATOMS
     flat = isinstance(problem.cost, Bilinear) or m * n * d <= _DENSE_COORDINATES
-    return "dense" if small and flat else "streaming"
+    if small and flat:
+        return "dense"
+    worth = _pruned.PAIRS_WORTH_A_MINIMUM if minimum else _pruned.PAIRS_WORTH_SUMS
+    # Its loops of many small steps suit a CPU; on accelerators nobody has measured them.
+    if d <= _PRUNED_DIMENSIONS and jax.default_backend() == "cpu" and _pruned.can_prune(problem, worth):
+        return "pruned"
+    return "streaming"
 
 
-def _implementation(problem: Problem, wanted: str | Sequence[str] | None):
+def _implementation(problem: Problem, wanted: str | Sequence[str] | None, minimum: bool = False) -> Any:
     names = [wanted] if isinstance(wanted, str) else wanted
     if names is None:
-        return _IMPLEMENTATIONS[_choose(problem)]
+        return _IMPLEMENTATIONS[_choose(problem, minimum)]
     unknown = [name for name in names if name not in _IMPLEMENTATIONS]
     if unknown or not names:
         raise ValueError(
             f"implementation {wanted!r} is not one of {sorted(_IMPLEMENTATIONS)}; pass one of these "
             f"names, a sequence of them, or None for the best that works."
         )
-    # Both can run every problem there is, so the first name of a sequence is the one.
+    # Each can run every problem there is, so the first name of a sequence is the one.
     return _IMPLEMENTATIONS[names[0]]
+
+
+def _spread(problem: Problem, implementation: Any) -> tuple[Array, Array]:
+    return implementation.spread(problem, implementation.argmin(problem))
+
+
+def _run(function: Callable[..., Any], problem: Problem, *more: Any) -> Any:
+    # Compiled once for all calls of the same shapes. Not with a cost that is a plain function: what it
+    # reads from its surroundings may change without the cache noticing.
+    return (_compiled if _is_module(problem.cost) else _plainly)(function, problem, *more)
+
+
+def _is_module(cost: object) -> bool:
+    return isinstance(cost.cost if isinstance(cost, _ScalarCost) else cost, eqx.Module)
+
+
+def _plainly(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+_compiled = eqx.filter_jit(_plainly)
 
 
 def _problem(
@@ -290,7 +355,7 @@ def _problem(
         ys.astype(dtype),
         gs.astype(dtype),
         eps=eps.astype(dtype),
-        cost=cost if isinstance(cost, Cost) else _scalar_cost(cost, dtype),
+        cost=cost if isinstance(cost, Cost) else _ScalarCost(cost, dtype),
         payload=None if vs is None else vs.astype(dtype),
         causal=causal,
         tolerance=tolerance,
@@ -298,17 +363,20 @@ def _problem(
     return problem, xs.shape[:-1]
 
 
-def _scalar_cost(cost: Callable[[Array, Array], Array], dtype: jnp.dtype):
-    def checked(x: Array, y: Array) -> Array:
-        value = jnp.asarray(cost(x, y))
+class _ScalarCost(eqx.Module):
+    """A user's cost, told when it does not return one number."""
+
+    cost: Callable[[Array, Array], Array]
+    dtype: jnp.dtype = eqx.field(static=True)
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        value = jnp.asarray(self.cost(x, y))
         if value.shape != ():
             raise ValueError(
                 f"the cost returned shape {value.shape} for one query {x.shape} and one atom "
                 f"{y.shape}, but one number is wanted; end it with .sum()."
             )
-        return value.astype(dtype)
-
-    return checked
+        return value.astype(self.dtype)
 
 
 def _result_dtype(*arrays: ArrayLike | None) -> jnp.dtype:

@@ -50,13 +50,13 @@ GROUP = 32
 # Tiles that each block looks at to bound its least costs.
 _FIRST_TILES = 8
 # Atoms in a run: the precision to which the minimum remembers where it was.
-_RUN = 16
+RUN = 16
 # Ordering costs as much as 2,000 to 4,000 pairs for each point. A minimum hardly ever fails to gain from it;
 # sums may, and then ordering must not cost more than a fifth of them.
 PAIRS_WORTH_A_MINIMUM = 4096
 PAIRS_WORTH_SUMS = 16384
 # With more of the pairs than this to evaluate, large tiles are faster: derivatives run on them at twice the rate.
-_MOST_SELECTED = 0.5
+MOST_SELECTED = 0.5
 _LARGEST_COLUMN_DIMENSION = 8
 
 
@@ -77,7 +77,7 @@ def can_prune(problem: Problem, worth: int) -> bool:
     """Whether there are bounds for this cost, and enough pairs that looking at them can pay."""
     m, n, _ = problem.shape
     bounded = isinstance(problem.cost, SquaredEuclidean | Mahalanobis | Bilinear)
-    return bounded and not problem.causal and m * n >= worth * (m + n)
+    return bounded and not problem.causal and m > 0 and m * n >= worth * (m + n)
 
 
 def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
@@ -152,10 +152,10 @@ def fraction(problem: Problem) -> Float[Array, ""]:
 def _selected(layout: _Layout, more: Array) -> tuple[Float[Array, "b B"], Selection, Bool[Array, ""]]:
     """Least costs, the tiles within `more` of them, and whether these are few enough to go through them."""
     first = _first(layout)
-    few = _share(layout, _within(layout, first.cost, 0)) <= _MOST_SELECTED
+    few = _share(layout, _within(layout, first.cost, 0)) <= MOST_SELECTED
     cost = lax.cond(few, lambda: _least(layout, first).cost, lambda: first.cost)
     selection = _within(layout, cost, more)
-    return cost, selection, few & (_share(layout, selection) <= _MOST_SELECTED)
+    return cost, selection, few & (_share(layout, selection) <= MOST_SELECTED)
 
 
 def _share(layout: _Layout, selection: Selection) -> Float[Array, ""]:
@@ -348,7 +348,7 @@ def _lowered(layout: _Layout, x: Float[Array, "G d B"], best: _Least, number: In
             better = q < best.cost
             best = _Least(
                 jnp.minimum(q, best.cost),
-                jnp.where(better, number * (TILE_ATOMS // _RUN) + r, best.run),
+                jnp.where(better, number * (TILE_ATOMS // RUN) + r, best.run),
                 jnp.where(better, False, best.tied | (q == best.cost)),
             )
         return best
@@ -360,8 +360,8 @@ def _runs(form: Form, x: Float[Array, "d B"], atoms: Atoms) -> list[Float[Array,
     """The least cost within each run of a tile."""
     costs = [q for q, _, _ in form.costs(Queries(x, atoms.index), atoms)]
     if costs[0].ndim == 2:
-        return list(jnp.min(costs[0].reshape(-1, _RUN, x.shape[1]), axis=1))
-    return [functools.reduce(jnp.minimum, costs[i : i + _RUN]) for i in range(0, len(costs), _RUN)]
+        return list(jnp.min(costs[0].reshape(-1, RUN, x.shape[1]), axis=1))
+    return [functools.reduce(jnp.minimum, costs[i : i + RUN]) for i in range(0, len(costs), RUN)]
 
 
 def _index(layout: _Layout, best: _Least) -> Int[Array, "b B"]:
@@ -369,7 +369,7 @@ def _index(layout: _Layout, best: _Least) -> Int[Array, "b B"]:
     squared = _is_squared(layout.plan)
     form, slope = _forms(layout.plan)
     x, atoms = lax.stop_gradient((_rows(layout, layout.plan.x), _tiles(layout, *layout.plan.atoms[:3])))
-    runs = jax.tree.map(lambda a: a.reshape(-1, _RUN, *a.shape[2:]), (atoms.points, atoms.heights, atoms.index))
+    runs = jax.tree.map(lambda a: a.reshape(-1, RUN, *a.shape[2:]), (atoms.points, atoms.heights, atoms.index))
 
     def inside(x: Float[Array, "d"], run: Int[Array, ""]) -> Int[Array, ""]:
         points, heights, index = (a[run] for a in runs)
