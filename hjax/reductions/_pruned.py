@@ -28,7 +28,7 @@ from ._costs import Bilinear, Mahalanobis, SquaredEuclidean
 from ._order import coordinates_to_order_by, hilbert_order
 from ._pair_sums import pair_sums
 from ._problem import Problem, cost_at, far
-from ._selection import STACK, Selection, best_tiles, boxes, by_groups, evaluated, stacked, walk
+from ._selection import STACK, Boxes, Selection, best_tiles, boxes, by_groups, select, stacked, walk
 from ._tiles import (
     Atoms,
     Columns,
@@ -68,7 +68,9 @@ class _Layout(NamedTuple):
     rank: Int[Array, "M"]
     atoms: Int[Array, "t n"]
     real: Bool[Array, "t n"]  # neither absent nor there to fill up
-    selection: Selection  # with limits of -inf
+    blocks: Boxes
+    tiles: Boxes
+    stacks: Boxes
     slack: Float[Array, ""]  # rounding of a cost by matrix products, in the units of q
     offset: Float[Array, "b B"] | None
 
@@ -98,7 +100,9 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     def all_pairs(x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
         return _streaming.minimum_and_sums(plan.form, plan.slope, False, x, *arrays)
 
-    mu, z, s = lax.cond(few, some_pairs, all_pairs, plan.x, (*plan.atoms[:3], kappa))
+    operands = plan.x, (*plan.atoms[:3], kappa)
+    # With a bound of one there is no choice, and only half as much to compile.
+    mu, z, s = some_pairs(*operands) if MOST_SELECTED >= 1 else lax.cond(few, some_pairs, all_pairs, *operands)
     mu = lax.stop_gradient(mu)
     some = mu < far(mu.dtype) / 2
     z = jnp.where(some, z, 1)
@@ -112,7 +116,8 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
     if not can_prune(problem, PAIRS_WORTH_A_MINIMUM):
         return _streaming.argmin(problem)
     layout = _layout(problem)
-    return _in_order(layout, _index(layout, _least(layout, _first(layout))))
+    first = _first(layout)
+    return _in_order(layout, _index(layout, _least(layout, first, _within(layout, first.cost, 0))))
 
 
 def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
@@ -152,16 +157,16 @@ def fraction(problem: Problem) -> Float[Array, ""]:
 def _selected(layout: _Layout, more: Array) -> tuple[Float[Array, "b B"], Selection, Bool[Array, ""]]:
     """Least costs, the tiles within `more` of them, and whether these are few enough to go through them."""
     first = _first(layout)
-    few = _share(layout, _within(layout, first.cost, 0)) <= MOST_SELECTED
-    cost = lax.cond(few, lambda: _least(layout, first).cost, lambda: first.cost)
+    near = _within(layout, first.cost, 0)
+    few = _share(layout, near) <= MOST_SELECTED
+    cost = lax.cond(few, lambda: _least(layout, first, near).cost, lambda: first.cost)
     selection = _within(layout, cost, more)
     return cost, selection, few & (_share(layout, selection) <= MOST_SELECTED)
 
 
 def _share(layout: _Layout, selection: Selection) -> Float[Array, ""]:
-    counts = evaluated(_is_squared(layout.plan), selection, GROUP)
     tiles = -(-layout.plan.atoms.heights.shape[0] // TILE_ATOMS)
-    return jnp.mean(counts.astype(layout.slack.dtype)) / tiles
+    return jnp.mean(selection.counts.astype(layout.slack.dtype)) / tiles
 
 
 def _tile(form: Form, slope: Form) -> Any:
@@ -238,7 +243,6 @@ def _layout(problem: Problem) -> _Layout:
             real.reshape(-1, TILE_ATOMS),
         )
     )
-    selection = Selection(blocks, jnp.full_like(blocks.height, -jnp.inf), tiles, stacks)
     offset = None
     if plan.offset is not None:
         offset = lax.stop_gradient(plan.offset)[padded].reshape(-1, BLOCK_QUERIES)
@@ -249,7 +253,9 @@ def _layout(problem: Problem) -> _Layout:
         rank,
         filled.reshape(shape),
         real.reshape(shape),
-        selection,
+        blocks,
+        tiles,
+        stacks,
         slack,
         offset,
     )
@@ -285,7 +291,8 @@ def _within(layout: _Layout, least: Float[Array, "b B"], more: Array | float) ->
         least = least + layout.offset
     limit = jnp.max(least, axis=1) + more
     rounding = 8 * float(jnp.finfo(limit.dtype).eps) * jnp.abs(limit)
-    return layout.selection._replace(limit=limit + rounding + layout.slack)
+    limit = limit + rounding + layout.slack
+    return select(_is_squared(layout.plan), GROUP, layout.blocks, limit, layout.tiles, layout.stacks)
 
 
 def _negligible(problem: Problem) -> Float[Array, ""] | float:
@@ -313,7 +320,7 @@ def _first(layout: _Layout) -> _Least:
     lowest = jnp.argmin(atoms.heights, axis=1)
     points = jnp.take_along_axis(atoms.points, lowest[:, None, None], axis=1)[:, 0]
     heights = jnp.take_along_axis(atoms.heights, lowest[:, None], axis=1)[:, 0]
-    tiles, stacks = layout.selection.tiles, layout.selection.stacks
+    tiles, stacks = layout.tiles, layout.stacks
 
     def first(given: Any) -> _Least:
         x, blocks = given
@@ -322,20 +329,20 @@ def _first(layout: _Layout) -> _Least:
         best = _Least(start, jnp.zeros(start.shape, jnp.int32), jnp.zeros(start.shape, bool))
         return lax.fori_loop(0, numbers.shape[1], lambda r, best: _lowered(layout, x, best, numbers[:, r], atoms), best)
 
-    found = by_groups(first, GROUP, (x, layout.selection.blocks))
+    found = by_groups(first, GROUP, (x, layout.blocks))
     # These tiles are looked at again, and a tie of one with itself is none.
     return _Least(jnp.nextafter(found.cost, jnp.inf), found.run, found.tied & False)
 
 
-def _least(layout: _Layout, first: _Least) -> _Least:
-    """The least cost of each query, exactly."""
+def _least(layout: _Layout, first: _Least, near: Selection) -> _Least:
+    """The least cost of each query, exactly, from the tiles within its upper bound."""
     x, atoms = lax.stop_gradient((_rows(layout, layout.plan.x), _tiles(layout, *layout.plan.atoms[:3])))
 
     def step(common: Any, best: _Least, x: Array, number: Array, active: Array) -> tuple[Any, _Least]:
         lowered = _lowered(layout, x, best, number, atoms)
         return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), lowered, best)
 
-    return walk(_is_squared(layout.plan), _within(layout, first.cost, 0), GROUP, step, (), first, x)[1]
+    return walk(_is_squared(layout.plan), near, GROUP, step, (), first, x)[1]
 
 
 def _lowered(layout: _Layout, x: Float[Array, "G d B"], best: _Least, number: Int[Array, "G"], atoms: Atoms) -> _Least:
@@ -391,8 +398,8 @@ def _index(layout: _Layout, best: _Least) -> Int[Array, "b B"]:
         new = jax.vmap(tile)(x, jax.tree.map(lambda a: a[number], atoms), *carry)
         return common, jax.tree.map(lambda a, b: jnp.where(active[:, None], a, b), new, carry)
 
-    selection = _within(layout, best.cost, 0)
-    selection = selection._replace(limit=jnp.where(best.tied.any(axis=1), selection.limit, -jnp.inf))
+    tied_only = jnp.where(best.tied.any(axis=1, keepdims=True), best.cost, -far(x.dtype))
+    selection = _within(layout, tied_only, 0)
     start = jnp.full_like(best.cost, far(x.dtype)), jnp.zeros_like(index)
     tied = walk(squared, selection, GROUP, step, (), start, x)[1][1]
     return jnp.where(best.tied, tied, index)

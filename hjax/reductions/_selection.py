@@ -34,6 +34,8 @@ class Selection(NamedTuple):
     limit: Float[Array, "b"]
     tiles: Boxes
     stacks: Boxes
+    counts: Int[Array, "b"]  # tiles that each block will look at
+    order: Int[Array, "b"]  # of blocks, by these counts
 
 
 def boxes(
@@ -174,6 +176,19 @@ def _append(lists: Array, counts: Array, keep: Bool[Array, "b k"], items: Array 
     return lists, counts + jnp.sum(keep, axis=1, dtype=jnp.int32)
 
 
+def select(
+    squared: bool, group: int, blocks: Boxes, limit: Float[Array, "b"], tiles: Boxes, stacks: Boxes
+) -> Selection:
+    """For each block, the tiles whose lower bound is within its limit."""
+
+    def count(given: tuple[Boxes, Array]) -> Array:
+        return candidates(squared, *given, tiles, stacks)[1]
+
+    counts = by_groups(count, group, (blocks, limit))
+    # Blocks go side by side with others of about as many tiles, as a group is done with its longest list.
+    return Selection(blocks, limit, tiles, stacks, counts, jnp.argsort(counts).astype(jnp.int32))
+
+
 def walk(squared: bool, selection: Selection, group: int, step: Any, common: Any, own: Any, operands: Any) -> Any:
     """Fold `step` over every block and each of its selected tiles, `group` blocks side by side.
 
@@ -181,8 +196,7 @@ def walk(squared: bool, selection: Selection, group: int, step: Any, common: Any
     group, and which blocks still have one: others must be left as they are. `own` and `operands` have one
     row a block, `common` is carried through. Returns (common, own).
     """
-    # Blocks go side by side with others that have about as many tiles, as a group is done with its longest list.
-    order = jnp.argsort(evaluated(squared, selection, group))
+    order = selection.order
     blocked = jax.tree.map(lambda a: a[order], (selection.blocks, selection.limit, own, operands))
     (blocks, limit, own, operands), real = _grouped(group, blocked)
 
@@ -204,15 +218,6 @@ def walk(squared: bool, selection: Selection, group: int, step: Any, common: Any
     common, own = lax.scan(one, common, (blocks, limit, own, operands, real))
     back = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
     return common, jax.tree.map(lambda a: _joined(a)[back], own)
-
-
-def evaluated(squared: bool, selection: Selection, group: int) -> Int[Array, "b"]:
-    """How many tiles each block looks at."""
-
-    def count(given: tuple[Boxes, Array]) -> Array:
-        return candidates(squared, *given, selection.tiles, selection.stacks)[1]
-
-    return by_groups(count, group, (selection.blocks, selection.limit))
 
 
 def by_groups(function: Callable[[Any], Any], group: int, blocked: Any) -> Any:
