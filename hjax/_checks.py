@@ -16,7 +16,10 @@ from jax.typing import ArrayLike
 
 def is_concrete(value: object) -> bool:
     """Whether the numbers in `value` can be looked at now."""
-    return not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
+    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+        return False
+    # Of an array that is spread over several processes, each holds a part only.
+    return not isinstance(value, jax.Array) or value.is_fully_addressable or value.is_fully_replicated
 
 
 def floating(name: str, value: ArrayLike, *, integers: bool = False) -> Array:

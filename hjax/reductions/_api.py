@@ -322,7 +322,21 @@ def _problem(
     causal: bool,
     tolerance: float | None,
 ) -> tuple[Problem, tuple[int, ...]]:
-    """Validate, bring to one accumulation dtype, and flatten the batch of queries."""
+    inputs, batch = validated(x, y, g, eps, cost, payload, causal, tolerance)
+    return state(**inputs), batch
+
+
+def validated(
+    x: ArrayLike,
+    y: ArrayLike,
+    g: ArrayLike,
+    eps: ArrayLike,
+    cost: Callable[[Array, Array], Array] | None,
+    payload: ArrayLike | None,
+    causal: bool,
+    tolerance: float | None,
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Validate, bring to one accumulation dtype, and flatten the batch of queries: what `state` takes."""
     xs, ys, gs = (_checks.floating(k, v) for k, v in (("x", x), ("y", y), ("g", g)))
     vs = None if payload is None else _checks.floating("payload", payload)
     _checks.atoms(ys, gs, ("y", "g"))
@@ -350,17 +364,17 @@ def _problem(
     eps = _checks.positive_scalar("eps", eps)
     # Half precision is for storage; sums and costs are float32 at least.
     dtype = jnp.promote_types(_result_dtype(x, y, g, payload), jnp.float32)
-    problem = state(
-        xs.reshape(-1, d).astype(dtype),
-        ys.astype(dtype),
-        gs.astype(dtype),
-        eps=eps.astype(dtype),
-        cost=cost if isinstance(cost, Cost) else _ScalarCost(cost, dtype),
-        payload=None if vs is None else vs.astype(dtype),
-        causal=causal,
-        tolerance=tolerance,
-    )
-    return problem, xs.shape[:-1]
+    inputs = {
+        "x": xs.reshape(-1, d).astype(dtype),
+        "y": ys.astype(dtype),
+        "g": gs.astype(dtype),
+        "eps": eps.astype(dtype),
+        "cost": cost if isinstance(cost, Cost) else _ScalarCost(cost, dtype),
+        "payload": None if vs is None else vs.astype(dtype),
+        "causal": causal,
+        "tolerance": tolerance,
+    }
+    return inputs, xs.shape[:-1]
 
 
 class _ScalarCost(eqx.Module):
