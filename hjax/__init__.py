@@ -22,6 +22,7 @@ from .reductions import SoftMin as SoftMin
 from .reductions import SquaredEuclidean as SquaredEuclidean
 from .reductions import evaluated_fraction as evaluated_fraction
 from .reductions import hardmin as hardmin
+from .reductions import on_grid as on_grid
 from .reductions import softmin as softmin
 from .reductions import which_implementation as which_implementation
 

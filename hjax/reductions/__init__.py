@@ -25,3 +25,4 @@ from ._costs import Cost as Cost
 from ._costs import Mahalanobis as Mahalanobis
 from ._costs import SquaredEuclidean as SquaredEuclidean
 from ._costs import quadratic_cost as quadratic_cost
+from ._grid import on_grid as on_grid
