@@ -112,8 +112,8 @@ def softmin(
     (-0.4431, 0.5)
     """
     problem, batch = _problem(x, y, g, eps, cost, payload, causal, tolerance)
-    value, mean = _run(_implementation(problem, implementation).softmin, problem)
-    dtype = _result_dtype(x, y, g, payload)
+    value, mean = _run(implementation_of(problem, implementation).softmin, problem)
+    dtype = result_dtype(x, y, g, payload)
     channels = problem.payload.shape[1]
     return SoftMin(
         value.reshape(batch).astype(dtype),
@@ -153,10 +153,10 @@ def hardmin(
     (-0.36, 1)
     """
     problem, batch = _problem(x, y, g, 1.0, cost, None, False, None)
-    index = _run(_implementation(problem, implementation, minimum=True).argmin, problem)
+    index = _run(implementation_of(problem, implementation, minimum=True).argmin, problem)
     value = problem.base + cost_at(problem, index)
     value = jnp.where(jnp.any(problem.present), value, jnp.inf)
-    return HardMin(value.reshape(batch).astype(_result_dtype(x, y, g)), index.reshape(batch))
+    return HardMin(value.reshape(batch).astype(result_dtype(x, y, g)), index.reshape(batch))
 
 
 def gibbs_weights(
@@ -170,7 +170,7 @@ def gibbs_weights(
     """The Gibbs weights of `softmin` written out, `(..., N)`: the one dense thing one may ask for."""
     problem, batch = _problem(x, y, g, eps, cost, None, False, None)
     weights = _run(_dense.weights, problem)
-    return weights.reshape(*batch, weights.shape[1]).astype(_result_dtype(x, y, g))
+    return weights.reshape(*batch, weights.shape[1]).astype(result_dtype(x, y, g))
 
 
 def gibbs_entropy(
@@ -195,10 +195,10 @@ def gibbs_entropy(
     **Cost:** two passes, O(M N d) time and O(M + N) memory.
     """
     problem, batch = _problem(x, y, g, eps, cost, None, False, None)
-    chosen = _implementation(problem, implementation)
+    chosen = implementation_of(problem, implementation)
     mass, energy = _run(_spread, problem, chosen)
     entropy = jnp.log1p(mass) + energy / (1 + mass)
-    return entropy.reshape(batch).astype(_result_dtype(x, y, g))
+    return entropy.reshape(batch).astype(result_dtype(x, y, g))
 
 
 def evaluated_fraction(
@@ -277,7 +277,7 @@ def _choose(problem: Problem, minimum: bool) -> str:
     return "streaming"
 
 
-def _implementation(problem: Problem, wanted: str | Sequence[str] | None, minimum: bool = False) -> Any:
+def implementation_of(problem: Problem, wanted: str | Sequence[str] | None, minimum: bool = False) -> Any:
     names = [wanted] if isinstance(wanted, str) else wanted
     if names is None:
         return _IMPLEMENTATIONS[_choose(problem, minimum)]
@@ -298,10 +298,10 @@ def _spread(problem: Problem, implementation: Any) -> tuple[Array, Array]:
 def _run(function: Callable[..., Any], problem: Problem, *more: Any) -> Any:
     # Compiled once for all calls of the same shapes. Not with a cost that is a plain function: what it
     # reads from its surroundings may change without the cache noticing.
-    return (_compiled if _is_module(problem.cost) else _plainly)(function, problem, *more)
+    return (_compiled if is_module(problem.cost) else _plainly)(function, problem, *more)
 
 
-def _is_module(cost: object) -> bool:
+def is_module(cost: object) -> bool:
     return isinstance(cost.cost if isinstance(cost, _ScalarCost) else cost, eqx.Module)
 
 
@@ -363,7 +363,7 @@ def validated(
     check_cost(cost, d)
     eps = _checks.positive_scalar("eps", eps)
     # Half precision is for storage; sums and costs are float32 at least.
-    dtype = jnp.promote_types(_result_dtype(x, y, g, payload), jnp.float32)
+    dtype = jnp.promote_types(result_dtype(x, y, g, payload), jnp.float32)
     inputs = {
         "x": xs.reshape(-1, d).astype(dtype),
         "y": ys.astype(dtype),
@@ -393,5 +393,5 @@ class _ScalarCost(eqx.Module):
         return value.astype(self.dtype)
 
 
-def _result_dtype(*arrays: ArrayLike | None) -> jnp.dtype:
+def result_dtype(*arrays: ArrayLike | None) -> jnp.dtype:
     return jnp.result_type(*[jnp.asarray(a).dtype for a in arrays if a is not None])
