@@ -50,8 +50,10 @@ def positive(name: str, value: ArrayLike) -> Array:
     """`value` as a positive finite floating array: checked now if concrete, at run time if traced."""
     array = floating(name, value, integers=True)
     message = f"{name} must be positive and finite"
-    if is_concrete(array):
-        numbers = np.asarray(array)
+    # Inside `jit`, newer versions of jax trace even the array of a plain number.
+    known = value if isinstance(value, int | float | np.ndarray | np.generic) else array
+    if is_concrete(known):
+        numbers = np.asarray(known)
         if not np.all((numbers > 0) & np.isfinite(numbers)):
             raise ValueError(f"{message}, got {numbers}; pass a {name} > 0.")
         return array
