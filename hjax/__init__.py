@@ -6,8 +6,11 @@ from importlib.metadata import version as _version
 from . import nn as nn
 
 # hamiltonians
+from .hamiltonians import Eikonal as Eikonal
 from .hamiltonians import Hamiltonian as Hamiltonian
+from .hamiltonians import Power as Power
 from .hamiltonians import Quadratic as Quadratic
+from .hamiltonians import Relativistic as Relativistic
 
 # initial data
 from .initial_data import InitialData as InitialData
@@ -17,6 +20,7 @@ from .initial_data import quadrature as quadrature
 from .reductions import Bilinear as Bilinear
 from .reductions import Cost as Cost
 from .reductions import HardMin as HardMin
+from .reductions import LagrangianCost as LagrangianCost
 from .reductions import Mahalanobis as Mahalanobis
 from .reductions import SoftMin as SoftMin
 from .reductions import SquaredEuclidean as SquaredEuclidean

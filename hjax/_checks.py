@@ -46,27 +46,27 @@ def same_dtype(arrays: dict[str, Array | None]) -> dict[str, Array | None]:
     return {k: None if a is None else a.astype(dtype) for k, a in arrays.items()}
 
 
-def positive(name: str, value: ArrayLike) -> Array:
-    """`value` as a positive finite floating array: checked now if concrete, at run time if traced."""
+def positive(name: str, value: ArrayLike, *, above: int = 0) -> Array:
+    """`value` as a finite floating array above a bound: checked now if concrete, at run time if traced."""
     array = floating(name, value, integers=True)
-    message = f"{name} must be positive and finite"
+    message = f"{name} must be {f'greater than {above}' if above else 'positive'} and finite"
     # Inside `jit`, newer versions of jax trace even the array of a plain number.
     known = value if isinstance(value, int | float | np.ndarray | np.generic) else array
     if is_concrete(known):
         numbers = np.asarray(known)
-        if not np.all((numbers > 0) & np.isfinite(numbers)):
-            raise ValueError(f"{message}, got {numbers}; pass a {name} > 0.")
+        if not np.all((numbers > above) & np.isfinite(numbers)):
+            raise ValueError(f"{message}, got {numbers}; pass a {name} > {above}.")
         return array
-    return eqx.error_if(array, ~((array > 0) & jnp.isfinite(array)), f"{message}; pass {name} > 0.")
+    return eqx.error_if(array, ~((array > above) & jnp.isfinite(array)), f"{message}; pass {name} > {above}.")
 
 
-def positive_scalar(name: str, value: ArrayLike) -> Array:
+def positive_scalar(name: str, value: ArrayLike, *, above: int = 0) -> Array:
     """`positive`, and of shape ()."""
     if jnp.shape(value) != ():
         raise ValueError(
             f"{name} must be one number, got shape {jnp.shape(value)}; for many of them use jax.vmap over {name}."
         )
-    return positive(name, value)
+    return positive(name, value, above=above)
 
 
 def no_nan(name: str, array: Array | None) -> None:

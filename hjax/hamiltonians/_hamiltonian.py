@@ -1,6 +1,7 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
@@ -21,10 +22,13 @@ class Hamiltonian(eqx.Module):
 
     @abc.abstractmethod
     def lagrangian(self, v: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
-        """L(v), the Legendre dual, for velocities `(..., d)`."""
+        """L(v), the Legendre dual, for velocities `(..., d)`; +inf for those that nothing can have."""
 
     def cost(
         self, x: Float[Array, "*batch d"], y: Float[Array, "*batch d"], t: Float[Array, ""] | float
     ) -> Float[Array, "*batch"]:
-        """c_t(x, y) = t L((x - y)/t): the least action from y to x in time t > 0."""
-        return t * self.lagrangian((x - y) / t)
+        """c_t(x, y) = t L((x - y)/t): the least action from y to x in time t > 0, +inf if x is out of reach."""
+        rate = self.lagrangian((x - y) / t)
+        unreachable = rate == jnp.inf
+        # Twice `where`: the derivative of t * inf in t, times zero, would be NaN.
+        return jnp.where(unreachable, jnp.inf, t * jnp.where(unreachable, 0, rate))

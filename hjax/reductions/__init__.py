@@ -22,6 +22,7 @@ from ._api import softmin as softmin
 from ._api import which_implementation as which_implementation
 from ._costs import Bilinear as Bilinear
 from ._costs import Cost as Cost
+from ._costs import LagrangianCost as LagrangianCost
 from ._costs import Mahalanobis as Mahalanobis
 from ._costs import SquaredEuclidean as SquaredEuclidean
 from ._costs import quadratic_cost as quadratic_cost

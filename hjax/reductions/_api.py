@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from .. import _checks
 from . import _dense, _pruned, _streaming
-from ._costs import Bilinear, Cost, SquaredEuclidean, check_cost
+from ._costs import Bilinear, Cost, SquaredEuclidean, check_cost, fastest_form
 from ._problem import Problem, cost_at, state
 
 _IMPLEMENTATIONS = {"dense": _dense, "streaming": _streaming, "pruned": _pruned}
@@ -75,7 +75,8 @@ def softmin(
     - `g`: their values, `(N,)`, in the unit of the cost; `+inf` marks an absent atom.
     - `eps`: temperature, a positive number, in the unit of the cost.
     - `cost`: `SquaredEuclidean(scale)` (the default, with scale 1), `Mahalanobis(metric, scale)`,
-      `Bilinear()`, or any module `(x, y) -> scalar`.
+      `Bilinear()`, `LagrangianCost(hamiltonian, t)`, or any module `(x, y) -> scalar`. Where it is `+inf`
+      the query is out of the atom's reach, as if the atom were absent.
     - `payload`: `(N, p)`, or None.
     - `causal`: query i sees atoms j <= i only; `x` must then be `(N, d)`.
     - `implementation`: None (always works, never builds an M x N array for large M, N), "dense"
@@ -135,7 +136,8 @@ def hardmin(
 
     **Returns:** `HardMin(value, index)`, both `(...,)`; of equal minima the first index. The value is
     recomputed at that atom by differences, and its derivatives are those of the chosen cost (one
-    subgradient where minima tie). With no atom present the value is `+inf`, the index 0.
+    subgradient where minima tie). With no atom present or in reach the value is `+inf`, the
+    index 0.
 
     **Raises:** `ValueError` as `softmin`.
 
@@ -359,7 +361,7 @@ def validated(
         _checks.no_nan(name, array)
     if _checks.is_concrete(gs) and np.isneginf(np.asarray(gs)).any():
         raise ValueError("g contains -inf; only +inf is allowed, and means an absent atom.")
-    cost = SquaredEuclidean() if cost is None else cost
+    cost = SquaredEuclidean() if cost is None else fastest_form(cost)
     check_cost(cost, d)
     eps = _checks.positive_scalar("eps", eps)
     # Half precision is for storage; sums and costs are float32 at least.

@@ -13,7 +13,7 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     costs, seen = _costs(problem)
     some = seen.any(axis=1)
     lowest = lax.stop_gradient(jnp.min(costs, axis=1))
-    weights = jnp.where(seen, jnp.exp(-(costs - lowest[:, None]) / problem.eps), 0)
+    weights = _weights(problem, costs, seen, lowest[:, None])
     total = jnp.where(some, weights.sum(axis=1), 1)
     value = problem.base + lowest - problem.eps * jnp.log(total)
     mean = jnp.matmul(weights, problem.payload, precision="highest") / total[:, None]
@@ -29,7 +29,8 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
     """Mass and energy of all atoms but `index`, relative to it: the entropy's two ingredients."""
     costs, seen = _costs(problem)
     others = seen & (jnp.arange(costs.shape[1]) != index[:, None])
-    excess = jnp.where(others, (costs - cost_at(problem, index)[:, None]) / problem.eps, 0)
+    least = jnp.where(seen.any(axis=1), cost_at(problem, index), 0)
+    excess = jnp.where(others, costs - least[:, None], 0) / problem.eps
     weights = jnp.where(others, jnp.exp(-excess), 0)
     return weights.sum(axis=1), (weights * excess).sum(axis=1)
 
@@ -38,13 +39,21 @@ def weights(problem: Problem) -> Float[Array, "M N"]:
     """The Gibbs weights themselves: rows sum to one, or are zero where every atom is absent."""
     costs, seen = _costs(problem)
     lowest = lax.stop_gradient(jnp.min(costs, axis=1, keepdims=True))
-    unnormalised = jnp.where(seen, jnp.exp(-(costs - lowest) / problem.eps), 0)
+    unnormalised = _weights(problem, costs, seen, lowest)
     return unnormalised / jnp.where(seen.any(axis=1), unnormalised.sum(axis=1), 1)[:, None]
 
 
+def _weights(
+    problem: Problem, costs: Float[Array, "M N"], seen: Bool[Array, "M N"], lowest: Float[Array, "M 1"]
+) -> Float[Array, "M N"]:
+    # Twice `where`: what is not seen has a number for a cost that, over a small eps, is no factor for a derivative.
+    return jnp.where(seen, jnp.exp(-jnp.where(seen, costs - lowest, 0) / problem.eps), 0)
+
+
 def _costs(problem: Problem) -> tuple[Float[Array, "M N"], Bool[Array, "M N"]]:
+    """Costs, and which atoms are seen: those that are present, in reach, and not later than a causal query."""
     costs = jax.vmap(lambda x: jax.vmap(lambda y: problem.cost(x, y))(problem.y))(problem.x)
-    seen = jnp.broadcast_to(problem.present, costs.shape)
+    seen = problem.present & (costs != jnp.inf)
     if problem.causal:
         seen = seen & jnp.tril(jnp.ones(costs.shape, bool))
     return jnp.where(seen, costs + problem.heights, far(costs.dtype)), seen

@@ -72,6 +72,7 @@ def far(dtype: np.dtype) -> float:
 
 
 def cost_at(problem: Problem, index: Int[Array, "M"]) -> Float[Array, "M"]:
-    """c(x_i, y_k) + heights_k at k = index_i: by differences, differentiable, O(M d)."""
+    """c(x_i, y_k) + heights_k at k = index_i: by differences, differentiable, O(M d); +inf, constant, out of reach."""
     chosen = jnp.take(problem.y, index, axis=0)
-    return jax.vmap(problem.cost)(problem.x, chosen) + jnp.take(problem.heights, index)
+    costs = jax.vmap(problem.cost)(problem.x, chosen)
+    return jnp.where(costs == jnp.inf, jnp.inf, costs + jnp.take(problem.heights, index))

@@ -66,7 +66,7 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     else:
         forms = plan.form, plan.slope, problem.causal
         mu, z, s = minimum_and_sums(*forms, plan.x, *plan.atoms[:3], kappa)
-    some = mu < far(mu.dtype) / 2
+    some = ~(mu >= far(mu.dtype) / 2)  # NaN is not nothing: it must show
     mu = lax.stop_gradient(mu)
     least = mu if plan.offset is None else mu + plan.offset
     value = problem.base + plan.scale * least - problem.eps * math.log(2) * jnp.log2(z)
@@ -85,7 +85,11 @@ def argmin(problem: Problem) -> Int[Array, "M"]:
             if q.ndim == 2:
                 row = jnp.argmin(q, axis=0)
                 q, j = jnp.take_along_axis(q, row[None], axis=0)[0], j[row, 0]
-            index = jnp.where(q < least, j, index)
+            lower = q < least
+            if isinstance(plan.form, Pairwise):
+                # NaN counts as least, so that the value shows it.
+                lower |= jnp.isnan(q) & ~jnp.isnan(least)
+            index = jnp.where(lower, j, index)
             least = jnp.minimum(q, least)
         return least, index
 
@@ -101,6 +105,8 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
     plan = plan_of(problem)
     kappa = plan.scale * math.log2(math.e) / problem.eps
     least = cost_at(problem, index) / plan.scale
+    # Where nothing is in reach there is no weight, whatever it is relative to.
+    least = jnp.where(least == jnp.inf, 0, least)
     mu = least if plan.offset is None else least - plan.offset
     tile = functools.partial(tile_spread, plan.form, problem.causal)
 
@@ -112,6 +118,7 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
         return _scan_atoms(plan.form, plan.atoms, step, start, queries)
 
     mass, energy = _map_queries(plan.form, plan.x, block, mu, index)
+    mass = jnp.where(jnp.isnan(mu), mu, mass)  # no atom counts relative to NaN, which must show
     return mass, energy * math.log(2)
 
 

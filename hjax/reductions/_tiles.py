@@ -121,7 +121,9 @@ class Pairwise(Form):
 
     def costs(self, queries: Queries, atoms: Atoms) -> Iterator[Piece]:
         pairs = jax.vmap(lambda y: jax.vmap(lambda x: self.cost(x, y), in_axes=1)(queries.points))
-        q = pairs(atoms.points) + atoms.heights[:, None]
+        costs = pairs(atoms.points)
+        # An atom that cannot be reached is as good as absent. Like that one's, its number is finite.
+        q = jnp.where(costs == jnp.inf, far(costs.dtype), costs + atoms.heights[:, None])
         yield Piece(q, atoms.payload, atoms.index[:, None])
 
     def exponents(self, queries: Queries, atoms: Atoms, mu: Array, kappa: Array) -> Iterator[Piece]:
