@@ -46,12 +46,15 @@ from ._tiles import (
     weighted,
 )
 
-# A sample of the atoms stands in for the minimum pass. Sums up to 2^40 leave their inverse squares and
-# cubes, which higher derivatives hold, above underflow; exponents up to 2^12 keep a weight's rounding
-# error below 1e-3 even when two programs round the same cost differently.
+# A sample of the atoms, at least 256 and one in 16, stands in for the minimum pass. Sums up to 2^100 have no
+# clipped term; up to 2^20 they leave their inverse squares and cubes, which higher derivatives hold, above
+# underflow; exponents up to 2^12 keep a weight's rounding error below 1e-3 even when two programs round the
+# same cost differently.
 _SAMPLE = 256
+_SAMPLED_SHARE = 16
 _FEWEST_GUESSED = 2048
-_LARGEST_GUESSED_SUM = 2.0**40
+_LARGEST_GUESSED_SUM = 2.0**100
+_LARGEST_STABILISED_SUM = 2.0**20
 _LARGEST_GUESSED_EXPONENT = 2.0**12
 
 
@@ -172,7 +175,8 @@ def _guessed_sums(
     Any mu near the minimum will do as a stabiliser. "Near" is read off the sums: an atom far below the
     sample makes them large, or infinite. Not for autodiff.
     """
-    stride = atoms.heights.shape[0] // _SAMPLE
+    n = atoms.heights.shape[0]
+    stride = n // max(_SAMPLE, n // _SAMPLED_SHARE)
     sample = jax.tree.map(lambda a: a[::stride], atoms._replace(payload=atoms.payload.T))
     sample = sample._replace(payload=sample.payload.T)
 
@@ -187,15 +191,24 @@ def _guessed_sums(
 
             return _scan_atoms(form, atoms, step, no_sums(form, mu, atoms), queries)
 
-        def again(state: tuple[Array, Array, Sums]) -> tuple[Array, Array, Sums]:
+        # Loops of no or one turn, not `cond`: under vmap that would do both.
+        mu = least(sample)
+        rounded = jnp.all(kappa * jnp.abs(mu) < _LARGEST_GUESSED_EXPONENT)
+        mu = lax.while_loop(lambda state: ~state[0], lambda _: (jnp.asarray(True), least(atoms)), (rounded, mu))[1]
+        sums = sums_at(mu)
+
+        def again(_: tuple[Array, Array, Sums]) -> tuple[Array, Array, Sums]:
             mu = least(atoms)
             return jnp.asarray(True), mu, sums_at(mu)
 
-        mu = least(sample)
-        sums = sums_at(mu)
-        near = jnp.all((sums.z < _LARGEST_GUESSED_SUM) & (kappa * jnp.abs(mu) < _LARGEST_GUESSED_EXPONENT))
-        # A loop of no or one turn, not a `cond`: under vmap that would do both.
-        return lax.while_loop(lambda state: ~state[0], again, (near, mu, sums))[1:]
+        near = functools.reduce(
+            jnp.logical_and, [jnp.all(jnp.abs(a) < _LARGEST_GUESSED_SUM) for a in (sums.z, *sums.s)]
+        )
+        _, mu, sums = lax.while_loop(lambda state: ~state[0], again, (near, mu, sums))
+        # The minimum is known better now. The factor is that of the rounded change, and so belongs to it.
+        lower = jnp.where(sums.z > _LARGEST_STABILISED_SUM, mu - jnp.log2(sums.z) / kappa, mu)
+        factor = exp2(kappa * (lower - mu))
+        return lower, jax.tree.map(lambda a: a * factor, sums)
 
     mu, sums = _map_queries(form, x, block)
     return mu, *gathered(form, sums)
