@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from .. import _checks
-from ._costs import Mahalanobis, SquaredEuclidean
+from ._costs import LagrangianCost, Mahalanobis, SquaredEuclidean, fastest_form
 from ._grid_envelope import convex_crossing, envelope_index, quadratic_crossing
 from ._grid_sums import line_sums
 from ._problem import far
@@ -28,6 +28,25 @@ class _SquaredDifference(eqx.Module):
 
     def __call__(self, x: Array, y: Array) -> Array:
         return self.scale.astype(x.dtype) * (x - y) ** 2
+
+
+class _OnAxis(eqx.Module):
+    """A cost between points, on one axis."""
+
+    cost: LagrangianCost
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        return self.cost(x[None], y[None])
+
+
+class _Finite(eqx.Module):
+    """A cost with a number for what is out of reach, so that differences of it are not NaN."""
+
+    cost: AxisCost
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        value = jnp.asarray(self.cost(x, y))
+        return jnp.where(value == jnp.inf, far(value.dtype), value)
 
 
 def on_grid(
@@ -51,17 +70,18 @@ def on_grid(
     - `axes`: d increasing coordinate arrays `(n_k,)`, evenly spaced or not.
     - `eps`: temperature, a positive number, in the unit of the cost; None for the limit `eps -> 0`.
     - `cost`: `SquaredEuclidean(scale)` (the default, with scale 1), `Mahalanobis` with a number for each axis as
-      its metric, or any module `(x, y) -> scalar` of two coordinates that is a convex function of `x - y`;
-      one for all axes, or d of them.
+      its metric, or any module `(x, y) -> scalar` of two coordinates that is a convex function of `x - y`,
+      finite at 0 and perhaps `+inf` further out; one for all axes, or d of them. `LagrangianCost(hamiltonian, t)`
+      is that of the Hamiltonian on one axis; as it is not a sum over several, those want a list.
     - `period`: None for free boundaries, or the period of each axis (one number for all, None within the
       sequence for a free axis). A hard-min then takes the nearest image, a soft-min sums over them.
     - `images`: how many periods to either side are looked at. 1 is right for a hard-min of a cost that grows
       with `|x - y|`, and for a soft-min once `c(1.5 period) - c(0.5 period)` is many eps.
 
-    **Returns:** `(n_1, ..., n_d)`; `+inf` everywhere if no atom is present.
+    **Returns:** `(n_1, ..., n_d)`; `+inf` where no atom is in reach, everywhere if none is present.
 
     **Raises:** `ValueError` for axes that do not match g or do not increase, integer arrays, NaN or `-inf` in
-    g, concrete eps <= 0, a full metric, or a period shorter than its axis.
+    g, concrete eps <= 0, a cost that is no sum over the axes, or a period shorter than its axis.
 
     **Derivatives:** any order and mode in g, axes, eps and the costs' parameters (for eps=None those of the
     chosen atom), under `jit` and `vmap`, in memory O(n^d).
@@ -101,7 +121,7 @@ def _propagated(values: Array, places: Any, eps: Any, costs: Any, periods: Any, 
         flat = lines.reshape(lines.shape[0], -1)
         flat = _pass(flat, x.astype(dtype), eps, axis_cost, period, images)
         u = jnp.moveaxis(flat.reshape(lines.shape), 0, k)
-    return jnp.where(u < far(dtype) / 2, u + base, jnp.inf)
+    return jnp.where(u >= far(dtype) / 2, jnp.inf, u + base)
 
 
 def _pass(f: Float[Array, "n L"], x: Array, eps: Any, cost: AxisCost, period: Any, images: int) -> Array:
@@ -122,8 +142,8 @@ def _pass(f: Float[Array, "n L"], x: Array, eps: Any, cost: AxisCost, period: An
     index = envelope_index(*table, frozen_f, absent / 2)
     chosen = jnp.take_along_axis(f, index, axis=0)
     least = jax.vmap(lambda a, row: jax.vmap(lambda b: cost(a, b))(row))(x, y[index]) + chosen
-    # A line without any atom stays out of reach.
-    some = chosen < absent / 2
+    # A line without any atom stays out of reach, and so does a place that none of its atoms reaches.
+    some = (chosen < absent / 2) & ~(least >= absent / 2)
     if eps is None:
         return jnp.where(some, least, absent)
     mu = lax.stop_gradient(jnp.where(some, least, absent))
@@ -157,6 +177,7 @@ def _validated(g: ArrayLike, axes: Sequence[ArrayLike]) -> tuple[Array, list[Arr
 
 
 def _axis_costs(cost: Any, d: int) -> list[AxisCost]:
+    cost = fastest_form(cost)
     if isinstance(cost, Mahalanobis):
         metric = cost.hamiltonian.metric
         cost.hamiltonian.require_dimension(d)
@@ -167,15 +188,24 @@ def _axis_costs(cost: Any, d: int) -> list[AxisCost]:
             )
         scales = jnp.broadcast_to(cost.scale / (1 if metric is None else metric), (d,))
         return [_SquaredDifference(scales[k]) for k in range(d)]
+    if isinstance(cost, LagrangianCost) and d > 1:
+        raise ValueError(
+            f"cost is that of {type(cost.hamiltonian).__name__} in {d} dimensions, which is not a sum over the axes; "
+            f"pass [cost] * {d} for the sum of what it is on each axis, or use hjax.softmin on the points of the grid."
+        )
     several: list[Any] = list(cost) if isinstance(cost, Sequence) else [cost] * d
     if len(several) != d:
         raise ValueError(f"cost has {len(several)} entries for a grid of {d} axes; pass one for all axes, or {d}.")
     costs: list[Any] = []
-    for one in several:
+    for one in map(fastest_form, several):
+        if isinstance(one, Mahalanobis):
+            one = _axis_costs(one, 1)[0]
         if one is None or isinstance(one, SquaredEuclidean):
             costs.append(_SquaredDifference(SquaredEuclidean().scale if one is None else one.scale))
+        elif isinstance(one, LagrangianCost):
+            costs.append(_Finite(_OnAxis(one)))
         elif callable(one):
-            costs.append(one)
+            costs.append(_Finite(one))
         else:
             raise ValueError(
                 f"cost is {type(one).__name__}; pass hjax.SquaredEuclidean(scale), a diagonal hjax.Mahalanobis, or a "

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+from ._problem import far
+
 Crossing = Callable[[Array, Array, Array, Array], Array]
 
 
@@ -95,7 +97,10 @@ def quadratic_crossing(scale: Array, y: Float[Array, "m"]) -> Crossing:
 
 
 def convex_crossing(cost: Callable[[Array, Array], Array], x: Float[Array, "n"], y: Float[Array, "m"]) -> Crossing:
-    """The first row (minus a half) from which atom q is lower, by bisection; places are the row numbers."""
+    """The first row (minus a half) from which atom q is lower, by bisection; places are the row numbers.
+
+    Where both are out of reach, at a cost of `far`, the nearer one counts as lower: the limit of ever steeper walls.
+    """
     n = x.shape[0]
     pairwise = jax.vmap(cost)
 
@@ -104,7 +109,9 @@ def convex_crossing(cost: Callable[[Array, Array], Array], x: Float[Array, "n"],
             low, high = ends  # q is not lower at any row < low, and is at all rows >= high
             middle = (low + high) // 2
             at = x[jnp.minimum(middle, n - 1)]
-            lower = pairwise(at, y[q]) + f_q < pairwise(at, y[v]) + f_v
+            c_q, c_v = pairwise(at, y[q]), pairwise(at, y[v])
+            neither = jnp.minimum(c_q, c_v) >= far(c_q.dtype)
+            lower = jnp.where(neither, at - y[v] > y[q] - at, c_q + f_q < c_v + f_v)
             open_ = low < high
             return jnp.where(open_ & ~lower, middle + 1, low), jnp.where(open_ & lower, middle, high)
 
