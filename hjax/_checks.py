@@ -55,16 +55,17 @@ def positive(name: str, value: ArrayLike, *, above: int = 0) -> Array:
     if is_concrete(known):
         numbers = np.asarray(known)
         if not np.all((numbers > above) & np.isfinite(numbers)):
-            raise ValueError(f"{message}, got {numbers}; pass a {name} > {above}.")
+            raise ValueError(f"{message}, got {numbers}; pass {name} > {above}.")
         return array
     return eqx.error_if(array, ~((array > above) & jnp.isfinite(array)), f"{message}; pass {name} > {above}.")
 
 
 def positive_scalar(name: str, value: ArrayLike, *, above: int = 0) -> Array:
     """`positive`, and of shape ()."""
-    if jnp.shape(value) != ():
+    shape = floating(name, value, integers=True).shape
+    if shape != ():
         raise ValueError(
-            f"{name} must be one number, got shape {jnp.shape(value)}; for many of them use jax.vmap over {name}."
+            f"{name} must be one number, got shape {shape}; for many of them use jax.vmap over {name}."
         )
     return positive(name, value, above=above)
 
