@@ -10,9 +10,9 @@ other; no atom moves. m is a constant to autodiff, as everywhere in this room. A
 the least index that attains it, and its owner's value, through which alone derivatives flow. An entropy is
 again a sum over devices once it is known which atom is the heaviest.
 
-A device may hold absent atoms only. What its reduction then says, NaN included, is cut off by a `where`, and
-its inputs are constants to autodiff. A minimum over devices may pass over NaN, a sum does not: the sums decide
-whether there is a result at all, so that a NaN in the input stays in plain sight.
+A device may hold absent atoms only, anywhere: what its reduction then says, NaN included, is cut off before and
+behind. A minimum over devices may pass over NaN, a sum does not: the sums decide whether there is a result at
+all, so that a NaN in the input stays in plain sight.
 """
 
 import functools
@@ -224,8 +224,6 @@ def _split(
     # carries. Derivatives then have one sum more than need be.
     @functools.partial(jax.shard_map, mesh=layout.mesh, in_specs=(specs,), out_specs=specs["x"], check_vma=False)
     def on_each_device(arrays: dict[str, Any]) -> tuple[Array, ...]:
-        some = jnp.any(arrays["g"] != jnp.inf)
-        arrays = jax.tree.map(lambda a: jnp.where(some, a, lax.stop_gradient(a)), arrays)
         return local(layout, implementation, eqx.combine(arrays, static))
 
     results = on_each_device(arrays)
@@ -240,25 +238,34 @@ _compiled = eqx.filter_jit(_split)
 
 def _filled(name: str, array: Array, parts: int) -> Array:
     """Filled up to a multiple of the number of parts: absent atoms, which stand where the last one stands."""
-    fill = -array.shape[0] % parts
+    n = array.shape[0]
+    fill = -n % parts
     if not fill:
         return array
-    row = jnp.inf if name == "g" else lax.stop_gradient(array[-1])
-    return jnp.concatenate([array, jnp.broadcast_to(row, (fill, *array.shape[1:])).astype(array.dtype)])
+    more = jnp.arange(n + fill).reshape(-1, *[1] * (array.ndim - 1)) >= n
+    last = jnp.inf if name == "g" else lax.stop_gradient(array[-1])
+    return jnp.where(more, last, jnp.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1)))
 
 
 def _resharded(tree: Any, layout: _Layout, spec: PartitionSpec) -> Any:
     return jax.tree.map(lambda a: jax.sharding.reshard(a, NamedSharding(layout.mesh, spec)), tree)
 
 
+def _state(inputs: dict[str, Any]) -> Problem:
+    """What one device reduces; a constant to autodiff where it has no atom."""
+    some = jnp.any(inputs["g"] != jnp.inf)
+    arrays, static = eqx.partition(inputs, eqx.is_array)
+    return state(**eqx.combine(jax.tree.map(lambda a: jnp.where(some, a, lax.stop_gradient(a)), arrays), static))
+
+
 def _local_softmin(layout: _Layout, implementation: Any, inputs: dict[str, Any]) -> tuple[Array, Array]:
-    problem = state(**inputs)
+    problem = _state(inputs)
     work = implementation_of(problem, implementation)
     if not layout.atoms:
         return work.softmin(problem)
-    base, eps = problem.base, problem.eps
+    base, eps = problem.base, inputs["eps"]
     value, mean = work.softmin(problem._replace(base=jnp.zeros_like(base)))
-    seen = value != jnp.inf
+    seen = jnp.any(problem.present) & (value != jnp.inf)
     value, mean = jnp.where(seen, value, 0), jnp.where(seen[:, None], mean, 0)
     constant = lax.stop_gradient(value)
     here = base + constant
@@ -287,7 +294,7 @@ class _Best(NamedTuple):
 
 
 def _best(layout: _Layout, implementation: Any, inputs: dict[str, Any]) -> _Best:
-    problem = state(**inputs)
+    problem = _state(inputs)
     some = jnp.any(problem.present)
     if layout.atoms:
         # One base for all, so that equal atoms have equal costs, to the last bit, on every device.
@@ -320,7 +327,7 @@ def _local_entropy(layout: _Layout, implementation: Any, inputs: dict[str, Any])
     if layout.atoms:
         # Measured from the best of all instead of this device's own, which joins the rest unless it is that.
         seen = best.cost != jnp.inf
-        excess = jnp.where(seen, jnp.where(seen, best.cost, 0) - jnp.where(seen, best.least, 0), 0) / best.problem.eps
+        excess = jnp.where(seen, jnp.where(seen, best.cost, 0) - jnp.where(seen, best.least, 0), 0) / inputs["eps"]
         weight = jnp.where(seen, jnp.exp(-excess), 0)
         mass = jnp.where(seen, jnp.where(best.owns, mass, mass + 1), 0)
         energy = jnp.where(seen, energy, 0)
