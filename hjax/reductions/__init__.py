@@ -12,9 +12,11 @@ two-line subclass of the abstract suite in `tests/reductions`.
 """
 
 from ._api import Choice as Choice
+from ._api import EvaluatedTiles as EvaluatedTiles
 from ._api import HardMin as HardMin
 from ._api import SoftMin as SoftMin
 from ._api import evaluated_fraction as evaluated_fraction
+from ._api import evaluated_tiles as evaluated_tiles
 from ._api import gibbs_entropy as gibbs_entropy
 from ._api import gibbs_weights as gibbs_weights
 from ._api import hardmin as hardmin

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from .. import _checks
 from . import _dense, _pruned, _streaming
@@ -41,6 +41,14 @@ class HardMin(NamedTuple):
 
     value: Float[Array, "*batch"]
     index: Int[Array, "*batch"]
+
+
+class EvaluatedTiles(NamedTuple):
+    """Who looks at whom: `evaluated[i, j]` says whether the queries `queries[i]` look at the atoms `atoms[j]`."""
+
+    evaluated: Bool[Array, "b t"]
+    queries: Int[Array, "b B"]
+    atoms: Int[Array, "t n"]
 
 
 class Choice(NamedTuple):
@@ -225,6 +233,40 @@ def evaluated_fraction(
     """
     problem, _ = _problem(x, y, g, eps, cost, None, False, tolerance)
     return _run(_pruned.fraction, problem)
+
+
+def evaluated_tiles(
+    x: ArrayLike,
+    y: ArrayLike,
+    g: ArrayLike,
+    *,
+    eps: ArrayLike,
+    cost: Callable[[Array, Array], Array] | None = None,
+    tolerance: float | None = None,
+) -> EvaluatedTiles:
+    """Which tiles of atoms `softmin(..., implementation="pruned")` evaluates for which blocks of queries.
+
+    For pictures: queries and atoms stand in the order of a space-filling curve, so that neighbours in a row or
+    a column are neighbours in space. The last of each are filled up by repetition.
+
+    **Arguments:** as for `softmin`. **Raises:** `ValueError` as `softmin`, and where nothing is pruned: another
+    cost, or too few points. **Cost:** that of choosing the tiles, and one truth value for each of about
+    M N / 8,192 pairs of a block and a tile.
+
+    >>> import jax, jax.numpy as jnp, hjax
+    >>> y = jax.random.uniform(jax.random.key(0), (40_000, 2))
+    >>> tiles = hjax.reductions.evaluated_tiles(y, y, jnp.zeros(40_000), eps=1e-4)
+    >>> tiles.evaluated.shape, bool(tiles.evaluated.mean() < 0.1)
+    ((313, 625), True)
+    """
+    problem, _ = _problem(x, y, g, eps, cost, None, False, tolerance)
+    if not _pruned.can_prune(problem, _pruned.PAIRS_WORTH_SUMS):
+        m, n, _ = problem.shape
+        raise ValueError(
+            f"nothing is pruned for M = {m:,} queries, N = {n:,} atoms and cost {type(problem.cost).__name__}; "
+            f"pass more points and SquaredEuclidean, Mahalanobis or Bilinear."
+        )
+    return EvaluatedTiles(*_run(_pruned.look, problem))
 
 
 def which_implementation(

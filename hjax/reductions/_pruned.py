@@ -28,7 +28,7 @@ from ._costs import Bilinear, Mahalanobis, SquaredEuclidean
 from ._order import coordinates_to_order_by, hilbert_order
 from ._pair_sums import pair_sums
 from ._problem import Problem, cost_at, far
-from ._selection import STACK, Boxes, Selection, best_tiles, boxes, by_groups, select, stacked, walk
+from ._selection import STACK, Boxes, Selection, best_tiles, boxes, by_groups, reached, select, stacked, walk
 from ._tiles import (
     Atoms,
     Columns,
@@ -152,6 +152,20 @@ def fraction(problem: Problem) -> Float[Array, ""]:
     kappa = layout.plan.scale * math.log2(math.e) / problem.eps
     _, selection, few = _selected(layout, _negligible(problem) / kappa)
     return jnp.where(few, _share(layout, selection), 1)
+
+
+def look(problem: Problem) -> tuple[Bool[Array, "b t"], Int[Array, "b B"], Int[Array, "t n"]]:
+    """Which tiles each block of queries looks at for the sums of `softmin`; the blocks; the tiles."""
+    layout = _layout(problem)
+    kappa = layout.plan.scale * math.log2(math.e) / problem.eps
+    _, selection, few = _selected(layout, _negligible(problem) / kappa)
+    real = -(-layout.plan.atoms.heights.shape[0] // TILE_ATOMS)
+    tiles = jax.tree.map(lambda a: a[:real], layout.tiles)
+    return (
+        ~few | reached(_is_squared(layout.plan), selection._replace(tiles=tiles)),
+        layout.queries,
+        layout.atoms[:real],
+    )
 
 
 def _selected(layout: _Layout, more: Array) -> tuple[Float[Array, "b B"], Selection, Bool[Array, ""]]:

@@ -189,6 +189,12 @@ def select(
     return Selection(blocks, limit, tiles, stacks, counts, jnp.argsort(counts).astype(jnp.int32))
 
 
+def reached(squared: bool, selection: Selection) -> Bool[Array, "b t"]:
+    """All blocks against all tiles: who looks at whom, written out."""
+    bound = lower_bound(squared, _against(selection.blocks), selection.tiles)
+    return bound <= selection.limit[:, None]
+
+
 def walk(squared: bool, selection: Selection, group: int, step: Any, common: Any, own: Any, operands: Any) -> Any:
     """Fold `step` over every block and each of its selected tiles, `group` blocks side by side.
 

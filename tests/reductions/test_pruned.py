@@ -126,3 +126,22 @@ def test_coordinates_far_from_the_origin_prune_as_well():
     u, moved = (slopes_and_value(x + s, y + s, g, jnp.float32(1e-3))[1] for s in (np.float32(0), np.float32(4096)))
     np.testing.assert_allclose(u, moved, atol=4e-6, rtol=0)
     assert fraction(x + np.float32(4096), y + np.float32(4096), g, 1e-3) < 0.1
+
+
+def test_the_tiles_looked_at_are_the_share_evaluated_and_hold_the_weights():
+    x, y, g = smooth(2)
+    cost = hjax.SquaredEuclidean(SCALE)
+    tiles = hjax.reductions.evaluated_tiles(x, y, g, eps=1e-3, cost=cost)
+    assert np.mean(tiles.evaluated) == pytest.approx(fraction(x, y, g, 1e-3), rel=1e-6)
+    assert sorted(set(np.ravel(tiles.queries))) == sorted(set(np.ravel(tiles.atoms))) == list(range(N))
+    query = tiles.queries[40, 3]
+    cost = SCALE * ((x[query].astype(np.float64) - y) ** 2).sum(-1) + g
+    weights = np.exp(-(cost - cost.min()) / 1e-3)
+    seen = np.unique(tiles.atoms[np.flatnonzero(tiles.evaluated[40])])
+    assert weights[seen].sum() == pytest.approx(weights.sum(), rel=1e-9)
+    assert len(seen) < N / 4
+
+
+def test_there_are_no_tiles_to_show_where_nothing_is_pruned():
+    with pytest.raises(ValueError, match="nothing is pruned for M = 3"):
+        hjax.reductions.evaluated_tiles(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(3), eps=1.0)
