@@ -108,7 +108,8 @@ def test_two_processes_run_the_example_of_the_readme(tmp_path):
     weights /= weights.sum(1, keepdims=True)
     arrows = 2 * weights[..., None] * difference
     for process in range(2):
-        got = np.load(tmp_path / f"{process}.npz")
+        with np.load(tmp_path / f"{process}.npz") as saved:
+            got = dict(saved)
         assert got["devices"] == 4
         np.testing.assert_allclose(got["value"], value, rtol=1e-5)
         for name, want in {"dx": arrows.sum(1), "dy": -arrows.sum(0), "dg": weights.sum(0)}.items():
