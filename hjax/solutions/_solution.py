@@ -236,7 +236,7 @@ def require_quadratic(data: InitialData, hamiltonian: Quadratic, name: str) -> N
         raise ValueError(f"data is {type(data).__name__}; pass hjax.InitialData(points, values) to {name}.")
     if not isinstance(hamiltonian, Quadratic):
         raise ValueError(
-            f"hamiltonian is {type(hamiltonian).__name__}, but {name} is exact only for quadratic ones; "
-            f"pass hjax.Quadratic(metric)."
+            f"hamiltonian is {type(hamiltonian).__name__}, but {name} takes quadratic ones only; pass "
+            f"hjax.Quadratic(metric), or for Hopf-Lax call hjax.hardmin with hjax.LagrangianCost(hamiltonian, t)."
         )
     hamiltonian.require_dimension(data.dimension)

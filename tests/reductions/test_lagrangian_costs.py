@@ -200,25 +200,24 @@ def test_an_eikonal_minimum_is_the_least_value_within_a_ball():
 def test_power_of_two_is_the_squared_euclidean_cost(double):
     given = cast(inputs("Power", 9, 520), double)
 
-    def run(cost: hjax.Cost) -> tuple:
-        def total(x: Array) -> tuple:
-            soft = hjax.softmin(x, given.y, given.g, eps=0.3, cost=cost, payload=given.payload)
-            return soft.value.sum(), (soft, hjax.hardmin(x, given.y, given.g, cost=cost))
-
-        return jax.jit(jax.grad(total, has_aux=True))(given.x)
+    @jax.jit
+    def run(cost: hjax.Cost) -> hjax.SoftMin:
+        return hjax.softmin(given.x, given.y, given.g, eps=0.3, cost=cost, payload=given.payload)
 
     got, want = run(hjax.LagrangianCost(hjax.Power(2), 0.7)), run(hjax.SquaredEuclidean(1 / 2.8))
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-@pytest.mark.parametrize("metric", [None, 2.5, np.array([0.5, 3.0]), np.array([[2.0, 0.5], [0.5, 1.0]])])
+@pytest.mark.parametrize("metric", [None, 2.5, np.array([[2.0, 0.5], [0.5, 1.0]])])
 def test_a_quadratic_hamiltonian_takes_the_fast_form(metric):
-    given = cast(inputs("Power", 9, 520), np.float32)
+    given = cast(inputs("Power", 9, 40), np.float32)
     cost = hjax.LagrangianCost(hjax.Quadratic(metric), 0.7)
     matrix = 1.0 if metric is None else metric
     fast = hjax.Mahalanobis(matrix, 1 / 2.8) if np.ndim(matrix) else hjax.SquaredEuclidean(1 / (2.8 * matrix))
-    assert "coordinate by coordinate" in hjax.which_implementation(given.x, given.y, given.g, cost=cost).reason
+    many = jax.ShapeDtypeStruct((10_000, 2), np.float32)
+    values = jax.ShapeDtypeStruct((10_000,), np.float32)
+    assert "coordinate by coordinate" in hjax.which_implementation(many, many, values, cost=cost).reason
     got, want = (hjax.hardmin(given.x, given.y, given.g, cost=c).value for c in (cost, fast))
     np.testing.assert_allclose(got, want, rtol=1e-6)
     by_pairs = jax.vmap(cost)(given.x, given.y[:9])
