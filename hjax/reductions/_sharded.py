@@ -95,7 +95,8 @@ def shard(
     **Cost:** with k parts of the atoms O(M N d / k) time and O(M + N/k) memory on each device. Communication:
     M numbers in a minimum and M (p + 1) in a sum for `softmin`, that sum and the derivatives in what devices
     share once more for a gradient, 3 M + 1 numbers for `hardmin`; none where only queries are split, but for
-    such derivatives. Results of an M that does not divide are gathered to be cut off.
+    such derivatives. A traced eps, which is checked at run time, costs one number more, and results of an M that
+    does not divide are gathered to be cut off.
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), eq 5: a soft-min of soft-minima is one.
 
