@@ -64,9 +64,7 @@ def positive_scalar(name: str, value: ArrayLike, *, above: int = 0) -> Array:
     """`positive`, and of shape ()."""
     shape = floating(name, value, integers=True).shape
     if shape != ():
-        raise ValueError(
-            f"{name} must be one number, got shape {shape}; for many of them use jax.vmap over {name}."
-        )
+        raise ValueError(f"{name} must be one number, got shape {shape}; for many of them use jax.vmap over {name}.")
     return positive(name, value, above=above)
 
 

@@ -170,9 +170,7 @@ def _direction_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array
     return u, across / jnp.where(length == 0, jnp.inf, length)
 
 
-def _power(
-    factor: Float[Array, ""], v: Float[Array, "*batch d"], exponent: Float[Array, ""]
-) -> Float[Array, "*batch"]:
+def _power(factor: Float[Array, ""], v: Float[Array, "*batch d"], exponent: Float[Array, ""]) -> Float[Array, "*batch"]:
     """factor |v|^exponent for exponent > 1; +inf, constant, before a derivative overflows."""
     length = _length(v)
     zero = length == 0
