@@ -191,20 +191,20 @@ def _guessed_sums(
 
             return _scan_atoms(form, atoms, step, no_sums(form, mu, atoms), queries)
 
-        # Loops of no or one turn, not `cond`: under vmap that would do both.
+        def turn(state: tuple[Array, Array, Array, Sums]) -> tuple[Array, Array, Array, Sums]:
+            guessed, _, mu, _ = state
+            _, mu = lax.while_loop(lambda state: ~state[0], lambda _: (jnp.asarray(True), least(atoms)), (guessed, mu))
+            sums = sums_at(mu)
+            near = [jnp.all(jnp.abs(a) < _LARGEST_GUESSED_SUM) for a in (sums.z, *sums.s)]
+            # The true minimum always ends it.
+            return jnp.asarray(False), functools.reduce(jnp.logical_and, near) | ~guessed, mu, sums
+
+        # Loops of at most one turn, and of two, not `cond`: under vmap that would do everything, and each
+        # pass would be compiled twice.
         mu = least(sample)
-        rounded = jnp.all(kappa * jnp.abs(mu) < _LARGEST_GUESSED_EXPONENT)
-        mu = lax.while_loop(lambda state: ~state[0], lambda _: (jnp.asarray(True), least(atoms)), (rounded, mu))[1]
-        sums = sums_at(mu)
-
-        def again(_: tuple[Array, Array, Sums]) -> tuple[Array, Array, Sums]:
-            mu = least(atoms)
-            return jnp.asarray(True), mu, sums_at(mu)
-
-        near = functools.reduce(
-            jnp.logical_and, [jnp.all(jnp.abs(a) < _LARGEST_GUESSED_SUM) for a in (sums.z, *sums.s)]
-        )
-        _, mu, sums = lax.while_loop(lambda state: ~state[0], again, (near, mu, sums))
+        guessed = jnp.all(kappa * jnp.abs(mu) < _LARGEST_GUESSED_EXPONENT)
+        start = guessed, jnp.asarray(False), mu, no_sums(form, mu, atoms)
+        _, _, mu, sums = lax.while_loop(lambda state: ~state[1], turn, start)
         # The minimum is known better now. The factor is that of the rounded change, and so belongs to it.
         lower = jnp.where(sums.z > _LARGEST_STABILISED_SUM, mu - jnp.log2(sums.z) / kappa, mu)
         factor = exp2(kappa * (lower - mu))
