@@ -478,7 +478,7 @@ class Suite:
 
     @pytest.mark.parametrize(("m", "d"), [(3, 2), (33, 1), (4, 9)])
     def test_vmap_over_any_and_all_inputs_equals_a_python_loop(self, double, m, d):
-        """Value, mean and gradient under jit of vmap over x, over g, over eps, and over everything."""
+        """Value, mean and gradient under jit of vmap over x, over eps, and over everything."""
         base = cast(inputs(m, 5, d, 1, "SquaredEuclidean"), double)
         batched = jax.tree.map(lambda a: jnp.stack([a, a * 1.25, a * 0.75 + 0.125]), base)
 
@@ -494,7 +494,7 @@ class Suite:
 
         single = jax.jit(run)
         names = Inputs._fields
-        for mapped in (("x",), ("g",), ("eps",), names) if m == 3 else (names,):
+        for mapped in (("x",), ("eps",), names) if m == 3 else (names,):
             axes = Inputs(*[0 if name in mapped else None for name in names])
             given = Inputs(*[b if name in mapped else a for name, a, b in zip(names, base, batched, strict=True)])
             got = jax.jit(jax.vmap(run, in_axes=(axes,)))(given)
