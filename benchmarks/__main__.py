@@ -83,6 +83,19 @@ def main() -> None:
     console = Console(width=140)
     rows: list[dict[str, Any]] = []
     scaling: list[dict[str, Any]] = []
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = "quick" if options.quick else "reductions"
+
+    def save() -> None:
+        # After every row: a run that is stopped has lost nothing.
+        if options.only:
+            return
+        means = geometric_means(rows)
+        result = {"machine": machine(rounds), "geometric_mean_over_pykeops": means, "rows": rows, "scaling": scaling}
+        temporary = options.out / f".{stem}.json"
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        temporary.replace(options.out / f"{stem}.json")
+
     with Progress(console=Console(stderr=True), transient=True) as progress:
         makers = workloads(options.quick)
         task = progress.add_task("workloads", total=len(makers))
@@ -90,20 +103,29 @@ def main() -> None:
             workload = make()
             if options.only in workload.name:
                 rows += measure(workload, rounds)
+                save()
             progress.advance(task)
         if not options.only:
             task = progress.add_task("scaling", total=len(curves(options.quick)))
             for curve in scale(options.quick):
                 scaling.append(curve)
+                save()
                 progress.advance(task)
     console.print(table(rows))
-    means = geometric_means(rows)
-    for kind, mean in means.items():
+    for kind, mean in geometric_means(rows).items():
         console.print(f"geometric mean over d, hjax over pykeops, {kind}: {mean:.1f}")
     for curve in scaling:
         seconds = ", ".join(f"{n:,}: {s:.3g} s" for n, s in zip(curve["n"], curve["seconds"], strict=True))
         console.print(f"{curve['curve']}: N^{curve['exponent']:.2f}   ({seconds})")
-    machine = {
+    if not options.only:
+        draw_table(rows, options.out / f"{stem}.png")
+        draw_scaling(scaling, options.out / f"{stem}-scaling.png")
+        console.print(f"saved {stem}.json and two pictures in {options.out}")
+
+
+def machine(rounds: int) -> dict[str, Any]:
+    """What the figures were measured on, and with."""
+    return {
         "device": str(jax.devices()[0]),
         "cores": os.cpu_count(),
         "processor": platform.machine(),
@@ -112,17 +134,6 @@ def main() -> None:
         "hjax": hjax.__version__,
         "rounds": rounds,
     }
-    if options.only:
-        return
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = "quick" if options.quick else "reductions"
-    temporary = options.out / f".{stem}.json"
-    result = {"machine": machine, "geometric_mean_over_pykeops": means, "rows": rows, "scaling": scaling}
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(options.out / f"{stem}.json")
-    draw_table(rows, options.out / f"{stem}.png")
-    draw_scaling(scaling, options.out / f"{stem}-scaling.png")
-    console.print(f"saved {stem}.json and two pictures in {options.out}")
 
 
 if __name__ == "__main__":
