@@ -63,7 +63,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             f"{peer[1]:.2f} ({peer[0]})" if peer else "",
             f"{ratios['pykeops']:.1f}" if "pykeops" in ratios else "",
             f"{ratios['C loop']:.2f}" if "C loop" in ratios else "",
-            "" if row["error"] is None else f"{row['error']:.1e}",
+            "" if row["error"] is None else f"{float(row['error']):.1e}",
             "" if row["temporary_bytes"] is None else f"{row['temporary_bytes'] / 1e6:.1f}",
             "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
         ]

@@ -151,7 +151,9 @@ def c_loop(clouds: Clouds, kind: str) -> Call:
     run = ctypes.CDLL(str(folder / "loop.so")).sums
     x = np.ascontiguousarray(clouds.x.T)
     y, heights = np.ascontiguousarray(clouds.y), (clouds.g / clouds.scale).astype(np.float32)
-    mu = np.stack([(((one - clouds.y) ** 2).sum(-1) + heights).min() for one in clouds.x]).astype(np.float32)
+    squares = (clouds.y**2).sum(1) + heights
+    blocks = np.array_split(clouds.x, max(1, len(clouds.x) // 256))
+    mu = np.concatenate([(b**2).sum(1) + (squares - 2 * b @ clouds.y.T).min(axis=1) for b in blocks]).astype(np.float32)
     kappa = clouds.scale * np.log2(np.e) / clouds.eps
     m, n = len(x[0]), len(y)
     z = np.zeros(m, np.float32)
@@ -178,6 +180,6 @@ def peers_of(kind: str, clouds: Clouds) -> dict[str, Callable[[Clouds, str], Cal
         found["torch"] = torch
     if importlib.util.find_spec("sklearn") and kind == "density":
         found["sklearn"] = kernel_density
-    if shutil.which("cc") and kind == "value" and small:
+    if shutil.which("cc") and kind == "value" and small and clouds.x.shape[1] <= 16:
         found["C loop"] = c_loop
     return found

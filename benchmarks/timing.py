@@ -57,7 +57,8 @@ def measure(workload: Workload, rounds: int) -> list[dict[str, Any]]:
                     for other, theirs in seconds.items()
                     if other != name
                 },
-                "error": error,
+                # A peer that underflowed; JSON has no NaN.
+                "error": "nan" if error != error else error,
                 "compile_seconds": ready[name].compile_seconds,
                 "temporary_bytes": ready[name].temporary_bytes,
             }
