@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .scaling import FITTED_FROM
+
 _COLOURS = {
     "hjax": "#1b4f9c",
     "hjax streaming": "#7fa6d9",
@@ -63,7 +65,7 @@ def draw_scaling(curves: list[dict[str, Any]], path: Path) -> None:
         )
     axes.set_xlabel("M = N")
     axes.set_ylabel("seconds")
-    axes.set_title("Time of one reduction on 2 CPU cores, exponents fitted from N = 16,384 on", fontsize=10)
+    axes.set_title(f"Time of one reduction on 2 CPU cores, exponents fitted from N = {FITTED_FROM:,} on", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
     _plain(axes, "both")
     _save(figure, path)

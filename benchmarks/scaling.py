@@ -16,6 +16,8 @@ from .workloads import clustered, smooth
 
 # A curve stops growing where one call would take longer than this.
 _LONGEST = 12.0
+# From here on sums are pruned; with fewer points the pruned curves are streaming's.
+FITTED_FROM = 2**15
 
 
 def curves(quick: bool) -> dict[str, Callable[[int], Callable[[], Any]]]:
@@ -60,7 +62,7 @@ def sizes(quick: bool) -> list[int]:
 
 
 def scale(quick: bool) -> Iterator[dict[str, Any]]:
-    """One row per curve: sizes, seconds (the median of three calls), and the exponent fitted from 2^14 on."""
+    """One row per curve: sizes, seconds (the median of three calls), and the exponent fitted from 2^15 on."""
     for name, at in curves(quick).items():
         ns: list[int] = []
         seconds: list[float] = []
@@ -71,7 +73,7 @@ def scale(quick: bool) -> Iterator[dict[str, Any]]:
             call()
             ns.append(n)
             seconds.append(statistics.median(_timed(call) for _ in range(3)))
-        late = [i for i, n in enumerate(ns) if n >= 2**14]
+        late = [i for i, n in enumerate(ns) if n >= FITTED_FROM]
         fit = late if len(late) > 1 else range(len(ns))
         exponent = np.polyfit(np.log([ns[i] for i in fit]), np.log([seconds[i] for i in fit]), 1)[0]
         yield {"curve": name, "n": ns, "seconds": seconds, "exponent": float(exponent)}
