@@ -201,7 +201,7 @@ def workloads(quick: bool) -> list[Callable[[], Workload]]:
             ("hvp", (1, 3, 16, 64)),
             ("payload 64", (3, 64)),
         )
-        for d in (dimensions if not quick else dimensions[:2])
+        for d in (dimensions if not quick else dimensions[: 2 if kind in ("value", "gradient") else 1])
     ]
     for d in (2, 3):
         rows.append(lambda d=d: reduction(f"small eps d={d}", "small eps", smooth(d, many, 1e-3), both, dense=False))

@@ -103,14 +103,14 @@ def softmin(
     **Derivatives:** any order and mode in x, y, g, payload, eps and the cost's own parameters, under
     `jit` and `vmap`, in O(M + N) memory.
 
-    **Error:** a few ulp of the largest of |value|, |g_j| and the costs that carry weight; for d > 8 the
+    **Error:** a few ulp of the largest of |value|, |g_j| and the costs that carry weight; for d > 16 the
     squared Euclidean cost is a centred matrix product, with a few ulp of `scale diam^2`. Weights, and
     with them the mean and derivatives, carry the same error divided by eps.
 
     **Cost:** O(M N d) time, memory O(M + N). Pruning evaluates the share of the pairs that
-    `evaluated_fraction` reports: where a query's weight sits on a bounded number of atoms (eps shrinking
-    like N^(-2/d), or `hardmin`) that is O((M + N) log N) in all; at a fixed eps it stays a fixed share of
-    M N. `python -m benchmarks` measures all of it against peers.
+    `evaluated_fraction` reports: a share that falls with N where a query's weight sits on a bounded number
+    of atoms (eps shrinking like N^(-2/d); measured in the plane, time as N^1.35), and stays the same at
+    a fixed eps. `python -m benchmarks` measures all of it against peers.
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 4.1, eqs 4-5.
 
@@ -149,11 +149,12 @@ def hardmin(
 
     **Raises:** `ValueError` as `softmin`.
 
-    **Error:** the value is within a few ulp of the true minimum's terms; for d > 8 the atom is chosen by
+    **Error:** the value is within a few ulp of the true minimum's terms; for d > 16 the atom is chosen by
     a centred matrix product, so one that is worse by a few ulp of `scale diam^2` may win.
 
-    **Cost:** O((M + N) log N) time where tiles of atoms can be ruled out (low dimension, or data of low
-    dimension), else O(M N d), about half of `softmin`'s; memory O(M + N); derivatives O(M d).
+    **Cost:** where tiles of atoms can be ruled out (low dimension, or data of low dimension) little more
+    than linear in M + N (measured: M = N, clusters in three dimensions, as N^1.17), else O(M N d), about
+    half of `softmin`'s; memory O(M + N); derivatives O(M d).
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 5.1, eqs 9-10.
 
@@ -224,7 +225,8 @@ def evaluated_fraction(
 
     One where it runs as streaming: a cost without bounds, too few points, or more than half to evaluate.
 
-    **Arguments, Raises:** as for `softmin`. **Returns:** a number in (0, 1].
+    **Arguments, Raises:** as for `softmin`. **Returns:** a number in (0, 1]. **Cost:** that of choosing the tiles,
+    without the sums.
 
     >>> import jax, jax.numpy as jnp, hjax
     >>> y = jax.random.uniform(jax.random.key(0), (40_000, 2))
@@ -356,17 +358,8 @@ def _plainly(function: Callable[..., Any], *arguments: Any) -> Any:
 _compiled = eqx.filter_jit(_plainly)
 
 
-def _problem(
-    x: ArrayLike,
-    y: ArrayLike,
-    g: ArrayLike,
-    eps: ArrayLike,
-    cost: Callable[[Array, Array], Array] | None,
-    payload: ArrayLike | None,
-    causal: bool,
-    tolerance: float | None,
-) -> tuple[Problem, tuple[int, ...]]:
-    inputs, batch = validated(x, y, g, eps, cost, payload, causal, tolerance)
+def _problem(*given: Any) -> tuple[Problem, tuple[int, ...]]:
+    inputs, batch = validated(*given)
     return state(**inputs), batch
 
 

@@ -75,9 +75,6 @@ def _remainder(cost: Cost, x: Array, y: Array, width: int) -> Array:
 
 def _tiled(cost: Cost, width: int) -> Callable[..., Array]:
     def sums(x: Array, y: Array, f: Array, mu: Array, kappa: Array) -> Array:
-        n = x.shape[0]
-        atoms = _blocks(y, width), _blocks(f, width, far(f.dtype))
-
         @jax.checkpoint
         def tile(x: Array, mu: Array, y: Array, f: Array, kappa: Array) -> Array:
             rows, columns, remainder = _parts(cost, x, y)
@@ -88,25 +85,14 @@ def _tiled(cost: Cost, width: int) -> Callable[..., Array]:
             )
             return weights * exp2(_floored(kappa * (mu - rows[:, None] - least)))
 
-        @jax.checkpoint
-        def block(given: tuple[Array, Array]) -> Array:
-            x, mu = given
-
-            def step(z: Array, atoms: tuple[Array, Array]) -> tuple[Array, None]:
-                return z + tile(x, mu, *atoms, kappa), None
-
-            return lax.scan(step, jnp.zeros_like(mu), atoms)[0]
-
-        z = lax.map(block, (_blocks(x, width), _blocks(mu, width)))
-        return z.reshape(-1, mu.shape[1])[:n]
+        return _over_tiles(tile, (width, width), x, y, f, mu, kappa)
 
     return sums
 
 
 def _direct(cost: Cost) -> Callable[..., Array]:
     def sums(x: Array, y: Array, f: Array, mu: Array, kappa: Array) -> Array:
-        n, rows, several = x.shape[0], min(x.shape[0], _DIRECT_ROWS), min(y.shape[0], _DIRECT_ATOMS)
-        atoms = _blocks(y, several), _blocks(f, several, far(f.dtype))
+        rows, several = min(x.shape[0], _DIRECT_ROWS), min(y.shape[0], _DIRECT_ATOMS)
 
         @jax.checkpoint
         def tile(x: Array, mu: Array, y: Array, f: Array, kappa: Array) -> Array:
@@ -115,19 +101,29 @@ def _direct(cost: Cost) -> Callable[..., Array]:
                 z = z + exp2(_floored(kappa * (mu - costs[:, j, None] - f[j])))
             return z
 
-        @jax.checkpoint
-        def block(given: tuple[Array, Array]) -> Array:
-            x, mu = given
-
-            def step(z: Array, atoms: tuple[Array, Array]) -> tuple[Array, None]:
-                return z + tile(x, mu, *atoms, kappa), None
-
-            return lax.scan(step, jnp.zeros_like(mu), atoms)[0]
-
-        z = lax.map(block, (_blocks(x, rows), _blocks(mu, rows)))
-        return z.reshape(-1, mu.shape[1])[:n]
+        return _over_tiles(tile, (rows, several), x, y, f, mu, kappa)
 
     return sums
+
+
+def _over_tiles(
+    tile: Callable[..., Array], sizes: tuple[int, int], x: Array, y: Array, f: Array, mu: Array, kappa: Array
+) -> Float[Array, "n L"]:
+    """Sums of `tile(x, mu, y, f, kappa)` over tiles of (rows, atoms), each recomputed in a backward pass."""
+    rows, several = sizes
+    atoms = _blocks(y, several), _blocks(f, several, far(f.dtype))
+
+    @jax.checkpoint
+    def block(given: tuple[Array, Array]) -> Array:
+        x, mu = given
+
+        def step(z: Array, atoms: tuple[Array, Array]) -> tuple[Array, None]:
+            return z + tile(x, mu, *atoms, kappa), None
+
+        return lax.scan(step, jnp.zeros_like(mu), atoms)[0]
+
+    z = lax.map(block, (_blocks(x, rows), _blocks(mu, rows)))
+    return z.reshape(-1, mu.shape[1])[: x.shape[0]]
 
 
 def _floored(exponents: Array) -> Array:

@@ -345,7 +345,7 @@ def _first(layout: _Layout) -> _Least:
 
     found = by_groups(first, GROUP, (x, layout.blocks))
     # These tiles are looked at again, and a tie of one with itself is none.
-    return _Least(jnp.nextafter(found.cost, jnp.inf), found.run, found.tied & False)
+    return _Least(jnp.nextafter(found.cost, jnp.inf), found.run, jnp.zeros_like(found.tied))
 
 
 def _least(layout: _Layout, first: _Least, near: Selection) -> _Least:

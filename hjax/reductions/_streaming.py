@@ -11,9 +11,9 @@ differentiated is a scan whose carry is only *added to*, with each tile's body u
 (the carry left outside of it: it is no residual) and each block of queries under one more. Plain JAX
 autodiff then gives every mode and order with O(M + N) memory: the backward pass recomputes each tile.
 
-What a tile computes stands in `_tiles`. Its `Product` form with d > 8 takes minimum and sums in one go, with
-a running rescale (one matrix product instead of two). That, like the unrolled loop of `Columns`, is not
-what autodiff sees: one `custom_jvp` says "differentiate the additive sums of the slope form instead".
+One pass. Values take minimum and sums in one go: in the `Product` form of `_tiles` with a running rescale (one
+matrix product instead of two), in `Columns` with a stabiliser that a sample of the atoms has guessed. Neither
+is what autodiff sees: one `custom_jvp` says "differentiate the additive sums of the slope form instead".
 """
 
 import functools

@@ -2,10 +2,10 @@
 
 A tile is laid out with its queries as the last, contiguous axis, in one of three forms:
 
-- `Columns`, d <= 8: atoms are scalars in an unrolled loop over one long vector of queries; the cost is
+- `Columns`, d <= 16: atoms are scalars in an unrolled loop over one long vector of queries; the cost is
   built coordinate by coordinate from *differences*, so nothing cancels far from the origin. The
-  fastest for values.
-- `Product`: an (atoms, queries) tile. For d <= 8 its costs are the same differences; beyond, one
+  fastest for values with a payload of two channels at most.
+- `Product`: an (atoms, queries) tile. For d <= 16 its costs are the same differences; beyond, one
   matrix product on a centred cloud, with a rounding error of a few ulp of the squared diameter. Its
   derivative is two matrix products either way: the form that every derivative runs in.
 - `Pairwise`: any other cost, called on a tile of pairs.

@@ -263,7 +263,7 @@ class Suite:
         assert index.dtype == np.int32
         want, want_mean = twin(given, cost)
         eps = float(given.eps)
-        # d > 8 is promised to a few ulp of the squared diameter, which the sum of both norms bounds.
+        # d > 16 is promised to a few ulp of the squared diameter, which the sum of both norms bounds.
         scale = 1 + np.abs(want).max() + 8 * self.diameter(given)
         error = tolerances.value_error(dtype, scale)
         weight = tolerances.weight_error(dtype, scale, eps)
@@ -478,7 +478,7 @@ class Suite:
 
     @pytest.mark.parametrize(("m", "d"), [(3, 2), (33, 1), (4, 9)])
     def test_vmap_over_any_and_all_inputs_equals_a_python_loop(self, double, m, d):
-        """Value, mean and gradient under jit of vmap over x, over eps, and over everything."""
+        """Value, mean and gradient under jit of vmap over x, over g, over eps, and over everything."""
         base = cast(inputs(m, 5, d, 1, "SquaredEuclidean"), double)
         batched = jax.tree.map(lambda a: jnp.stack([a, a * 1.25, a * 0.75 + 0.125]), base)
 
@@ -494,7 +494,7 @@ class Suite:
 
         single = jax.jit(run)
         names = Inputs._fields
-        for mapped in (("x",), ("eps",), names) if m == 3 else (names,):
+        for mapped in (("x",), ("g",), ("eps",), names) if m == 3 else (names,):
             axes = Inputs(*[0 if name in mapped else None for name in names])
             given = Inputs(*[b if name in mapped else a for name, a, b in zip(names, base, batched, strict=True)])
             got = jax.jit(jax.vmap(run, in_axes=(axes,)))(given)

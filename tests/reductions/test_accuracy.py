@@ -101,7 +101,7 @@ def ratios(
     for i, (cost, arrow) in enumerate(zip(costs, arrows, strict=True)):
         oracle = oracles.softmin(cost, given.g, eps)
         scale = oracle.scale
-        if d > 8:  # promised: a few ulp of the squared diameter of the cloud
+        if d > 16:  # promised: a few ulp of the squared diameter of the cloud
             middle = given.y.mean(axis=0)
             reach = np.linalg.norm(given.x[i] - middle) + np.linalg.norm(given.y - middle, axis=1).max()
             scale += SCALE * reach**2
