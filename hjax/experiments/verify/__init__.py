@@ -10,10 +10,13 @@ To add a statement, write a function without arguments that returns `Evidence` a
 # Importing a section registers its checks, in the order of the theory.
 from . import _maslov as _maslov  # isort: split
 from . import _network_identity as _network_identity  # isort: split
+from . import _attention as _attention  # isort: split
 from . import _hamiltonian_class as _hamiltonian_class  # isort: split
 from . import _tropical as _tropical  # isort: split
 from . import _convergence as _convergence  # isort: split
+from . import _depth as _depth  # isort: split
 from . import _feynman_kac as _feynman_kac  # isort: split
+from . import _tokens as _tokens  # isort: split
 from ._table import Evidence as Evidence
 from ._table import Finding as Finding
 from ._table import Verdict as Verdict

@@ -130,3 +130,26 @@ def integrate_viscous(
         for a, b in zip(cuts[:-1], cuts[1:], strict=True)
     )
     return least - eps * math.log(total) + eps / 2 * math.log(4 * math.pi * eps * t)
+
+
+def soft_minimum(costs: np.ndarray, eps: float) -> np.ndarray:
+    """`-eps log sum_j exp(-c_j/eps)` over the last axis, in numpy; costs may be complex, for complex steps."""
+    least = np.real(costs).min(axis=-1, keepdims=True)
+    return least[..., 0] - eps * np.log(np.exp((least - costs) / eps).sum(axis=-1))
+
+
+def gibbs_mean(costs: np.ndarray, eps: float, payload: np.ndarray) -> np.ndarray:
+    """`sum_j p_j v_j` with `p` proportional to `exp(-c/eps)`, costs `(..., N)`, payload `(N, p)`, in numpy."""
+    weights = np.exp((costs.min(axis=-1, keepdims=True) - costs) / eps)
+    return weights @ payload / weights.sum(axis=-1, keepdims=True)
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`|x_i - y_j|^2`, `(..., M, N)`, by differences; complex points are not conjugated."""
+    return ((x[..., :, None, :] - y[..., None, :, :]) ** 2).sum(axis=-1)
+
+
+def complex_step(function: Callable[[np.ndarray], np.ndarray], at: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """The derivative of an analytic numpy function along a direction, without cancellation."""
+    step = 1e-30
+    return np.imag(function(at + 1j * step * direction)) / step
