@@ -1,7 +1,14 @@
 """Equinox layers whose forward pass is the solve: they call the reductions and nothing else."""
 
+from . import activations as activations
+from ._attend import AttentionState as AttentionState
 from ._description import Description as Description
+from ._gate import LSEGate as LSEGate
 from ._gauge import data_scale_gauge as data_scale_gauge
 from ._gauge import generalization_gauge as generalization_gauge
 from ._gauge import information_gauge as information_gauge
+from ._kv_cache import KVCache as KVCache
+from ._l2_attention import L2Attention as L2Attention
 from ._lse_layer import LSELayer as LSELayer
+from ._max_plus import MaxPlusLayer as MaxPlusLayer
+from ._multihead_attention import MultiheadAttention as MultiheadAttention

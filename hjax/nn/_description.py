@@ -17,6 +17,18 @@ class Description:
     - `status`: "exact" (an identity, to rounding), "structural" (an analogy with an error of its own, such as an
       Euler step) or "open" (no equation is known).
     - `parts`: the readings of its layers.
+
+    >>> import jax, hjax
+    >>> layer = hjax.nn.LSELayer(2, "scalar", width=16, eps=0.5, key=jax.random.key(0))
+    >>> reading = layer.describe()
+    >>> reading.status, reading.eps
+    ('exact', 0.5)
+    >>> print(reading)  # doctest: +ELLIPSIS
+    LSELayer (exact)
+      equation    f(x) = x^T A^-1 x/(4t) - u(x, t), with u_t + grad u^T A grad u = eps tr(A D^2 u) ...
+      hamiltonian p^T A p; |p|^2 at A = I
+      eps         0.5
+      ...
     """
 
     model: str

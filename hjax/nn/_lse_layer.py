@@ -9,9 +9,11 @@ from jaxtyping import Float, PRNGKeyArray
 
 from .. import _checks
 from ..hamiltonians import Quadratic
-from ..initial_data import InitialData
 from ..reductions import Bilinear, softmin
 from ..solutions import HopfCole
+from . import _rows
+from ._description import Description
+from ._max_plus import MaxPlusLayer
 
 
 class LSELayer(eqx.Module):
@@ -61,25 +63,17 @@ class LSELayer(eqx.Module):
         eps: ArrayLike,
         key: PRNGKeyArray,
     ):
-        outputs = 1 if out_size == "scalar" else out_size
-        for name, size in (("in_size", in_size), ("out_size", outputs), ("width", width)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} is {size!r}; pass a whole number of at least 1.")
-        self.in_size, self.out_size, self.width = in_size, out_size, width
+        lead = _rows.lead(out_size)
+        self.in_size, self.width = _rows.size("in_size", in_size), _rows.size("width", width)
+        self.out_size = out_size
         self.eps = _checks.positive_scalar("eps", eps)
-        lead = () if out_size == "scalar" else (out_size,)
-        self.weight = jax.random.normal(key, (*lead, width, in_size)) / jnp.sqrt(float(in_size))
+        self.weight = _rows.random_rows(lead, width, in_size, key)
         self.bias = jnp.broadcast_to(-self.eps * jnp.log(float(width)), (*lead, width))
 
     def __call__(self, x: ArrayLike, *, key: PRNGKeyArray | None = None) -> Float[Array, ""] | Float[Array, "k"]:
         """f(x), a scalar or `(out_size,)`. `key` is ignored, for use inside `eqx.nn.Sequential`."""
         del key
-        sample = _checks.floating("x", x)
-        if sample.shape != (self.in_size,):
-            raise ValueError(
-                f"x has shape {sample.shape}, but one sample of shape ({self.in_size},) is wanted; "
-                f"for a batch use jax.vmap(layer)(x)."
-            )
+        sample = _rows.sample(x, (self.in_size,), "layer")
 
         def output(weight: Array, bias: Array) -> Array:
             return -softmin(sample, weight, -bias, eps=self.eps, cost=Bilinear()).value
@@ -95,17 +89,9 @@ class LSELayer(eqx.Module):
 
         **Raises:** `ValueError` for t <= 0, and for a layer with several outputs: take one with `unit(i)`.
         """
-        if self.out_size != "scalar":
-            raise ValueError(
-                f"this layer has {self.out_size} outputs, each with a solution of its own; "
-                f"pass one of them, layer.unit(i).to_solution(t)."
-            )
-        t = _checks.positive_scalar("t", t)
+        _rows.check_scalar(self.out_size)
         chosen = Quadratic() if hamiltonian is None else hamiltonian
-        chosen.require_dimension(self.in_size)
-        scaled = chosen.apply(self.weight)
-        values = -self.bias - t * jnp.sum(self.weight * scaled, axis=1)
-        return HopfCole(InitialData(2 * t * scaled, values), self.eps, chosen)
+        return HopfCole(_rows.to_data(self.weight, self.bias, t, chosen), self.eps, chosen)
 
     @classmethod
     def from_solution(cls, u: HopfCole, t: ArrayLike) -> "LSELayer":
@@ -123,28 +109,37 @@ class LSELayer(eqx.Module):
             raise ValueError(
                 f"u is {type(u).__name__}, but only a HopfCole solution is an LSE layer; pass hjax.HopfCole(data, eps)."
             )
-        t = _checks.positive_scalar("t", t)
-        weight = u.hamiltonian.solve(u.data.points) / (2 * t)
-        bias = -u.effective_values() - jnp.sum(u.data.points * weight, axis=1) / 2
+        weight, bias = _rows.from_data(u.data.points, u.effective_values(), t, u.hamiltonian)
         return cls.from_arrays(weight, bias - u.log_normalisation(t), eps=u.eps)
 
     @classmethod
     def from_arrays(cls, weight: ArrayLike, bias: ArrayLike, *, eps: ArrayLike) -> "LSELayer":
         """A scalar layer with the given rows `(N, d)` and biases `(N,)`; `-inf` marks an absent row."""
-        rows, offsets = _checks.floating("weight", weight), _checks.floating("bias", bias)
-        _checks.atoms(rows, offsets, ("weight", "bias"))
-        for name, array in (("weight", rows), ("bias", offsets)):
-            _checks.no_nan(name, array)
+        rows, offsets = _rows.given_rows(weight, bias)
         width, in_size = rows.shape
         layer = cls(in_size, "scalar", width, eps=eps, key=jax.random.key(0))
-        dtype = jnp.result_type(rows, offsets)
-        arrays = rows.astype(dtype), offsets.astype(dtype)
-        return eqx.tree_at(lambda module: (module.weight, module.bias), layer, arrays)
+        return eqx.tree_at(lambda module: (module.weight, module.bias), layer, (rows, offsets))
 
     def unit(self, index: int) -> "LSELayer":
         """The scalar layer of output `index` of a layer with several."""
         if self.out_size == "scalar":
             return self
-        if not -self.out_size <= index < self.out_size:
-            raise ValueError(f"index is {index}, but this layer has {self.out_size} outputs.")
+        index = _rows.check_output(index, self.out_size)
         return self.from_arrays(self.weight[index], self.bias[index], eps=self.eps)
+
+    def tropical(self) -> MaxPlusLayer:
+        """The limit eps -> 0 at these rows and biases: `0 <= f(x) - f.tropical()(x) <= eps log N`."""
+        return MaxPlusLayer.of_rows(self.weight, self.bias)
+
+    def describe(self) -> Description:
+        """The equation that the layer solves: an identity, for every t and every metric A."""
+        return Description(
+            model="LSELayer",
+            equation=f"f(x) = x^T A^-1 x/(4t) - u(x, t){_rows.each(self.out_size)}, "
+            "with u_t + grad u^T A grad u = eps tr(A D^2 u) (u with the heat kernel's prefactor)",
+            hamiltonian="p^T A p; |p|^2 at A = I",
+            eps=float(self.eps),
+            gauge=_rows.GAUGE,
+            atoms=f"{self.width} rows: y_j = 2t A W_j, g_j = -b_j - t W_j^T A W_j",
+            status="exact",
+        )
