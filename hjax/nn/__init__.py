@@ -10,5 +10,6 @@ from ._gauge import information_gauge as information_gauge
 from ._kv_cache import KVCache as KVCache
 from ._l2_attention import L2Attention as L2Attention
 from ._lse_layer import LSELayer as LSELayer
+from ._lse_network import LSENetwork as LSENetwork
 from ._max_plus import MaxPlusLayer as MaxPlusLayer
 from ._multihead_attention import MultiheadAttention as MultiheadAttention

@@ -114,10 +114,12 @@ class LSELayer(eqx.Module):
 
     @classmethod
     def from_arrays(cls, weight: ArrayLike, bias: ArrayLike, *, eps: ArrayLike) -> "LSELayer":
-        """A scalar layer with the given rows `(N, d)` and biases `(N,)`; `-inf` marks an absent row."""
+        """A layer with the given rows and biases: `(N, d)`, `(N,)` for a scalar, `(k, N, d)`, `(k, N)` for k outputs.
+
+        A bias of `-inf` marks an absent row.
+        """
         rows, offsets = _rows.given_rows(weight, bias)
-        width, in_size = rows.shape
-        layer = cls(in_size, "scalar", width, eps=eps, key=jax.random.key(0))
+        layer = cls(*_rows.sizes(rows), eps=eps, key=jax.random.key(0))
         return eqx.tree_at(lambda module: (module.weight, module.bias), layer, (rows, offsets))
 
     def unit(self, index: int) -> "LSELayer":
@@ -129,7 +131,7 @@ class LSELayer(eqx.Module):
 
     def tropical(self) -> MaxPlusLayer:
         """The limit eps -> 0 at these rows and biases: `0 <= f(x) - f.tropical()(x) <= eps log N`."""
-        return MaxPlusLayer.of_rows(self.weight, self.bias)
+        return MaxPlusLayer.from_arrays(self.weight, self.bias)
 
     def describe(self) -> Description:
         """The equation that the layer solves: an identity, for every t and every metric A."""

@@ -89,15 +89,10 @@ class MaxPlusLayer(eqx.Module):
 
     @classmethod
     def from_arrays(cls, weight: ArrayLike, bias: ArrayLike) -> "MaxPlusLayer":
-        """A scalar layer with the given rows `(N, d)` and biases `(N,)`; `-inf` marks an absent row."""
-        return cls.of_rows(*_rows.given_rows(weight, bias))
-
-    @classmethod
-    def of_rows(cls, weight: Float[Array, "*k N d"], bias: Float[Array, "*k N"]) -> "MaxPlusLayer":
-        """The layer with these arrays, of one output or several, unchecked: what `LSELayer.tropical()` calls."""
-        *lead, width, in_size = weight.shape
-        layer = cls(in_size, lead[0] if lead else "scalar", width, key=jax.random.key(0))
-        return eqx.tree_at(lambda module: (module.weight, module.bias), layer, (weight, bias))
+        """A layer with the given rows and biases, of one output or several: see `LSELayer.from_arrays`."""
+        rows, offsets = _rows.given_rows(weight, bias)
+        layer = cls(*_rows.sizes(rows), key=jax.random.key(0))
+        return eqx.tree_at(lambda module: (module.weight, module.bias), layer, (rows, offsets))
 
     def unit(self, index: int) -> "MaxPlusLayer":
         """The scalar layer of output `index` of a layer with several."""

@@ -54,13 +54,21 @@ def check_scalar(out_size: int | Literal["scalar"]) -> None:
 
 
 def given_rows(weight: ArrayLike, bias: ArrayLike) -> tuple[Array, Array]:
-    """Rows `(N, d)` and biases `(N,)` of one dtype; `-inf` marks an absent row."""
+    """Rows `(N, d)` or `(k, N, d)` and biases `(N,)` or `(k, N)` of one dtype; `-inf` marks an absent row."""
     rows, offsets = _checks.floating("weight", weight), _checks.floating("bias", bias)
-    _checks.atoms(rows, offsets, ("weight", "bias"))
+    if rows.ndim == 3 and rows.shape[0] and rows.shape[:2] == offsets.shape:
+        _checks.atoms(rows[0], offsets[0], ("weight", "bias"))
+    else:
+        _checks.atoms(rows, offsets, ("weight", "bias"))
     for name, array in (("weight", rows), ("bias", offsets)):
         _checks.no_nan(name, array)
     dtype = jnp.result_type(rows, offsets)
     return rows.astype(dtype), offsets.astype(dtype)
+
+
+def sizes(rows: Array) -> tuple[int, int | Literal["scalar"], int]:
+    """(in_size, out_size, width) of rows `(N, d)` or `(k, N, d)`."""
+    return rows.shape[-1], rows.shape[0] if rows.ndim == 3 else "scalar", rows.shape[-2]
 
 
 def to_data(weight: Array, bias: Array, t: ArrayLike, hamiltonian: Quadratic) -> InitialData:
