@@ -13,7 +13,8 @@ from hjax.experiments import verify
 # The items of the theory that this table must contain, written out so that none can be lost.
 ITEMS = """3.1.a 3.1.b 3.1.c 3.2 4.1.a 4.1.b 4.1.c 4.1.d gauge.a gauge.b gauge.c 4.3.a 4.3.b 4.3.c 4.3.d 4.4
 5.1.a 5.1.b 5.1.c 5.1.d 5.1.e T5 7.1.ii.a 7.1.ii.b 7.1.iii.a 7.1.iii.b 7.1.iii.c 7.1.iii.d 7.1.iv 7.1.v E.4.ii
-eq6-7 4.2.a 4.2.b 4.2.c 4.2.d E.1 E.2 H.10 H.11 H.12 H.13"""
+eq6-7 4.2.a 4.2.b 4.2.c 4.2.d E.1 E.2 H.10 H.11 H.12 H.13
+C.class C.kernel D.1 D.2.a D.2.b D.2.c D.3.a D.3.b D.4 E.6 score"""
 
 
 def test_no_item_is_missing():

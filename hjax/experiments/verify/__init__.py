@@ -15,7 +15,10 @@ from . import _hamiltonian_class as _hamiltonian_class  # isort: split
 from . import _tropical as _tropical  # isort: split
 from . import _convergence as _convergence  # isort: split
 from . import _depth as _depth  # isort: split
+from . import _tasks as _tasks  # isort: split
+from . import _training_theory as _training_theory  # isort: split
 from . import _feynman_kac as _feynman_kac  # isort: split
+from . import _adjoint as _adjoint  # isort: split
 from . import _tokens as _tokens  # isort: split
 from ._table import Evidence as Evidence
 from ._table import Finding as Finding
