@@ -2,11 +2,15 @@
 
 from . import activations as activations
 from ._attend import AttentionState as AttentionState
+from ._classifier import Classifier as Classifier
+from ._compose import compose as compose
 from ._description import Description as Description
+from ._encoder_decoder import EncoderDecoder as EncoderDecoder
 from ._gate import LSEGate as LSEGate
 from ._gauge import data_scale_gauge as data_scale_gauge
 from ._gauge import generalization_gauge as generalization_gauge
 from ._gauge import information_gauge as information_gauge
+from ._kernel_regressor import KernelRegressor as KernelRegressor
 from ._kv_cache import KVCache as KVCache
 from ._l2_attention import L2Attention as L2Attention
 from ._lse_layer import LSELayer as LSELayer
