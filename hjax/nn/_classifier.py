@@ -120,25 +120,19 @@ class Classifier(eqx.Module):
     def describe(self) -> Description:
         """The equation behind the probabilities: exact in the head's input, whatever the body is."""
         describe: Any = getattr(self.body, "describe", None)
-        parts: tuple[Description, ...] = (describe(),) if callable(describe) else ()
-        head = self.weight is not None
-        rows = "y_c = 2t A W_c, g_c = -b_c - t W_c^T A W_c" if head else "g_c = -a_c(x)"
+        inputs = "features h = body(x)" if self.weight is not None else "scores h = a(x), W = I, b = 0"
+        rows = "y_c = 2t A W_c, g_c = -b_c - t W_c^T A W_c"
         return Description(
             model="Classifier",
-            equation="P(c|x) are the Gibbs weights, the gradient in the scores, of f = eps log sum_c exp(a_c/eps)"
-            + (
-                ", and f(h) = h^T A^-1 h/(4t) - u(h, t) at the features h, "
-                "with u_t + grad u^T A grad u = eps tr(A D^2 u)"
-                if head
-                else "; the scores are the body's"
-            )
-            + ". Boundaries do not move with eps",
+            equation="P(c|x): the Gibbs weights, and the gradient in the scores a, of f = eps log sum_c exp(a_c/eps); "
+            f"f(h) = h^T A^-1 h/(4t) - u(h, t) at the {inputs}, "
+            "with u_t + grad u^T A grad u = eps tr(A D^2 u). Boundaries do not move with eps",
             hamiltonian="p^T A p; |p|^2 at A = I",
             eps=float(self.eps),
             gauge=_rows.GAUGE,
             atoms=f"one per class: {rows}",
             status="exact",
-            parts=parts,
+            parts=() if describe is None else (describe(),),
         )
 
     def _excess(self, relative: Array) -> Array:
