@@ -4,6 +4,7 @@ from . import activations as activations
 from ._attend import AttentionState as AttentionState
 from ._classifier import Classifier as Classifier
 from ._compose import compose as compose
+from ._conv_lse import ConvLSE as ConvLSE
 from ._description import Description as Description
 from ._encoder_decoder import EncoderDecoder as EncoderDecoder
 from ._gate import LSEGate as LSEGate
