@@ -5,6 +5,9 @@ from importlib.metadata import version as _version
 # networks
 from . import nn as nn
 
+# training
+from . import training as training
+
 # hamiltonians
 from .hamiltonians import Eikonal as Eikonal
 from .hamiltonians import Hamiltonian as Hamiltonian

@@ -18,7 +18,18 @@ import hjax
 ROOT = Path(hjax.__file__).parent
 REPOSITORY = ROOT.parent
 # Each may import itself and what stands before it. A new room takes its place in this line.
-ROOMS = ["_checks", "hamiltonians", "initial_data", "reductions", "solutions", "nn", "experiments", "cli"]
+ROOMS = [
+    "_checks",
+    "_container",
+    "hamiltonians",
+    "initial_data",
+    "reductions",
+    "solutions",
+    "nn",
+    "training",
+    "experiments",
+    "cli",
+]
 FILES = sorted(ROOT.rglob("*.py"))
 IDS = [str(f.relative_to(ROOT)) for f in FILES]
 
@@ -118,7 +129,7 @@ def test_modules_are_abstract_or_final():
 
 def public() -> dict[str, object]:
     found = {}
-    for owner in (hjax, hjax.nn, hjax.quadrature):
+    for owner in (hjax, hjax.nn, hjax.quadrature, hjax.training):
         for name, value in vars(owner).items():
             if name.startswith("_") or name in ("annotations",):
                 continue
