@@ -19,7 +19,11 @@ from . import _tasks as _tasks  # isort: split
 from . import _training_theory as _training_theory  # isort: split
 from . import _feynman_kac as _feynman_kac  # isort: split
 from . import _adjoint as _adjoint  # isort: split
+from . import _closure as _closure  # isort: split
+from . import _blocks as _blocks  # isort: split
+from . import _activations as _activations  # isort: split
 from . import _tokens as _tokens  # isort: split
+from . import _quadrature as _quadrature  # isort: split
 from ._table import Evidence as Evidence
 from ._table import Finding as Finding
 from ._table import Verdict as Verdict

@@ -84,7 +84,7 @@ def kernel_machine() -> Evidence:
     average = np.abs(smooth - gibbs_mean(squared_distances(x, centres), 2 * s**2, labels)).max()
     nearest = np.abs(sharp - labels[KDTree(centres).query(x)[1]]).max()
     figure = (
-        f"a > 0: err {positive:.1e}; one negative coefficient: the sum reaches {lowest:.2f}, which no exp(-u/eps) does, "
+        f"a > 0: err {positive:.1e}; one negative coefficient: the sum reaches {lowest:.2f}, no exp(-u/eps) does; "
         f"phi+ - phi- err {both:.1e}; averaged labels {average:.1e}, nearest label at s = 1e-3 {nearest:.1e}"
     )
     worst = max(positive, both, average, nearest)
