@@ -139,8 +139,10 @@ class LSENetwork(eqx.Module):
                 f"rows of shape (1, N, d) make a layer of one output."
             )
         signs = _checks.floating("output_weight", output_weight)
-        for below, above in zip(sizes, [*(layer.in_size for layer in layers[1:]), signs.shape[-1:]], strict=True):
-            if above not in (below, (below,)):
+        if signs.ndim not in (1, 2):
+            raise ValueError(f"output_weight has shape {signs.shape}; pass (n,) for a scalar output or (k, n) for k.")
+        for below, above in zip(sizes, [*(layer.in_size for layer in layers[1:]), signs.shape[-1]], strict=True):
+            if above != below:
                 raise ValueError(
                     f"a layer of {below} outputs is followed by one of input size {above}; make them equal."
                 )
