@@ -20,6 +20,8 @@ from ._progress import plain
 if TYPE_CHECKING:
     from ._drive import Plan
 
+# Steps at which two schedules are compared.
+_PLACES = np.unique(np.concatenate([np.arange(256), np.geomspace(1, 1e7, 500)]).astype(np.int32))
 Found = tuple[State, int, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 
@@ -34,6 +36,9 @@ class Checkpoint:
         self.run = _describe(plan, state)
         if not self.path.parent.is_dir():
             raise OSError(f"the checkpoint {self.path} cannot be written: its folder does not exist.")
+        for left in self.path.parent.glob(f".{self.path.name}.new-*"):
+            left.unlink(missing_ok=True)  # by a run that was killed while it wrote
+        self.damaged = False
         if not plan.resume and self.path.exists():
             # Whatever it is, a run that starts anew must not leave it to be resumed from.
             os.replace(self.path, self.previous)
@@ -47,9 +52,11 @@ class Checkpoint:
         header["records"] = plain(records)
         fresh = self.path.with_name(self.path.name + ".new")
         _container.write(fresh, header, [losses, *leaves])
-        if self.path.exists():
+        # A damaged file must not take the place of the whole one before it.
+        if self.path.exists() and not self.damaged:
             os.replace(self.path, self.previous)
         os.replace(fresh, self.path)
+        self.damaged = False
 
     def read(self, like: State) -> Found | None:
         """The newest whole state of this run; None if there is no file yet."""
@@ -61,6 +68,7 @@ class Checkpoint:
                 header, arrays = _container.read(path, "checkpoint")
             except ValueError as error:
                 reasons.append(str(error))
+                self.damaged = path == self.path
                 continue
             self._require_same_run(path, header)
             found = self._state(path, header, arrays, like)
@@ -114,7 +122,7 @@ def _describe(plan: "Plan", state: State) -> dict[str, Any]:
         "the data": _digest(jax.tree.leaves(plan.data)),
         "the starting point": _digest(jax.tree.leaves((plan.params, plan.frozen))),
         "the model, loss, optimizer or a constant in them": _program(plan, state),
-        "the schedule of eps": None if plan.eps is None else _digest([plan.eps(jnp.arange(0, 10_000, 97))]),
+        "the schedule of eps": None if plan.eps is None else _digest([plan.eps(jnp.asarray(_PLACES))]),
     }
 
 

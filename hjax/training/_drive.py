@@ -112,7 +112,13 @@ def _prepared(plan: Plan, step: int) -> tuple[Any, Any]:
     if step >= plan.steps:
         return None, None
     indices = plan.batches.indices(step, plan.every)
-    eps = None if plan.eps is None else plan.eps(jnp.arange(step, step + plan.every))
+    eps = None
+    if plan.eps is not None:
+        # What lies behind the end is never used, and a schedule need not be positive there.
+        eps = plan.eps(jnp.minimum(jnp.arange(step, step + plan.every), plan.steps - 1))
+        lowest = float(jnp.min(eps)) if bool(jnp.isfinite(eps).all()) else float("nan")
+        if not lowest > 0:
+            raise ValueError(f"the schedule gives eps = {lowest} at a step; pass one that stays positive and finite.")
     return None if indices is None else jnp.asarray(indices), eps
 
 
