@@ -1,5 +1,6 @@
 """Remark H.8 (convolution) and Proposition H.9 (the transformer block): the identity inside larger networks."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ from jax import Array
 
 import hjax
 
-from ._attention import dot_attention
+from ._attention import attention_of
 from ._oracles import DIGITS, complex_step, exact, exact_softmax, mpmath, soft_minimum, squared_distances
 from ._table import Evidence, Verdict, check
 
@@ -19,7 +20,7 @@ from ._table import Evidence, Verdict, check
     expected=Verdict.CORRECTED,
 )
 def convolution() -> Evidence:
-    """hjax's layer on circular patches against numpy's soft minimum of distances, and complex steps of it."""
+    """hjax's circular layer against numpy's soft minimum of distances, and complex steps of it."""
     rng, eps, t = np.random.default_rng(680), 0.3, 0.8
     weight, bias, signal = rng.normal(size=(5, 3)), rng.normal(size=5), rng.normal(size=16)
 
@@ -27,23 +28,25 @@ def convolution() -> Evidence:
         return np.stack([np.roll(signal, 1 - k) for k in range(3)], axis=1)
 
     @jax.jit
-    def layer(weight: Array, inputs: Array) -> Array:
-        return jax.vmap(hjax.nn.LSELayer.from_arrays(weight, bias, eps=eps))(inputs)
+    def layer(weight: Array, signal: Array) -> Array:
+        made = hjax.nn.ConvLSE(1, 1, 1, 3, 5, eps=eps, padding="CIRCULAR", key=jax.random.key(0))
+        filters = hjax.nn.LSELayer.from_arrays(weight[None], bias[None], eps=eps)
+        return eqx.tree_at(lambda module: module.filters, made, filters)(signal[None])[0]
 
     inputs = patches(signal)
-    z = np.asarray(layer(weight, inputs))
-    shifted = np.abs(np.asarray(layer(weight, patches(np.roll(signal, 4)))) - np.roll(z, 4)).max()
+    z = np.asarray(layer(weight, signal))
+    shifted = np.abs(np.asarray(layer(weight, np.roll(signal, 4))) - np.roll(z, 4)).max()
     points, values = 2 * t * weight, -bias - t * (weight**2).sum(axis=1)
     u = soft_minimum(values + squared_distances(inputs, points) / (4 * t), eps)
     err = np.abs(z - ((inputs**2).sum(axis=1) / (4 * t) - u)).max()
 
-    slopes = np.asarray(jax.jit(jax.jacobian(layer))(weight, inputs))
+    slopes = np.asarray(jax.jit(jax.jacobian(layer))(weight, signal))
     steps = [
         complex_step(lambda w: -soft_minimum(-(inputs @ w.T + bias), eps), weight, axis.reshape(5, 3))
         for axis in np.eye(15)
     ]
     own = np.abs(slopes.reshape(16, 15) - np.array(steps).T).max()
-    total = np.asarray(jax.jit(jax.grad(lambda w: jnp.sum(layer(w, inputs) ** 2) / 2))(weight))
+    total = np.asarray(jax.jit(jax.grad(lambda w: jnp.sum(layer(w, jnp.asarray(signal)) ** 2) / 2))(weight))
     summed = np.abs(total - np.einsum("i,ijk->jk", z, slopes)).max()
     spread = np.ptp(z[:, None, None] * slopes, axis=0).max()
     figure = (
@@ -78,7 +81,8 @@ def transformer_block() -> Evidence:
     down = rng.normal(size=(_UNITS, _SIZE))
 
     z = _normalized(x)
-    middle = x + dot_attention(z @ query, z @ key, z @ value) @ out
+    attention = attention_of(np.stack([query.T, key.T, value.T]), out.T, num_heads=1)
+    middle = x + np.asarray(jax.jit(lambda z: attention(z))(z))
 
     @jax.jit
     def units(inputs: Array, t: float) -> tuple[Array, Array]:

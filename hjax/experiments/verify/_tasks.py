@@ -19,7 +19,7 @@ from ._table import Evidence, Verdict, check
     expected=Verdict.CORRECTED,
 )
 def classification() -> Evidence:
-    """Autodiff of hjax's log-sum-exp against numpy's weights; argmax and ties on the hyperplanes a_j = a_k."""
+    """hjax's classifier, and autodiff of its potential, against numpy; argmax and ties on the hyperplanes a_j = a_k."""
     rng = np.random.default_rng(300)
     weight, bias, x = rng.normal(size=(5, 2)), rng.normal(size=5), 2 * rng.normal(size=(400, 2))
     scores = x @ weight.T + bias
@@ -29,26 +29,29 @@ def classification() -> Evidence:
     steps = (scores.max(axis=1) - np.sort(scores, axis=1)[:, -2]) / (normal**2).sum(axis=1)
     at_boundary = (x - steps[:, None] * normal) @ weight.T + bias
     leading = at_boundary.max(axis=1) < at_boundary[np.arange(400), first] + 1e-9
-    here = jnp.zeros((5, 1))
 
     @jax.jit
-    def probabilities(a: Array, eps: Array) -> Array:
-        def layer(a: Array) -> Array:
-            return -hjax.softmin(here[0], here, -a, eps=eps).value
-
-        return jax.vmap(jax.grad(layer))(a)
+    def probabilities(a: Array, eps: float) -> tuple[Array, Array, Array]:
+        model = hjax.nn.Classifier.of_scores(lambda scores: scores, eps=eps)
+        readings = (model.probabilities, jax.grad(model.potential), model.predict)
+        probabilities, slopes, predicted = (jax.vmap(reading)(a) for reading in readings)
+        return probabilities, slopes, predicted
 
     err, ties, agreement, confidence = 0.0, 0.0, 1.0, []
     for eps in (0.03, 0.3, 3.0, 30.0):
-        p, q = (np.asarray(probabilities(a, jnp.asarray(eps))) for a in (scores, at_boundary))
-        err = max(err, np.abs(p - gibbs_mean(-scores, eps, np.eye(5))).max())
+        p, slopes, predicted = (np.asarray(v) for v in probabilities(scores, eps))
+        q = np.asarray(probabilities(at_boundary, eps)[0])
+        oracle = gibbs_mean(-scores, eps, np.eye(5))
+        err = max(err, np.abs(p - oracle).max(), np.abs(slopes - oracle).max())
+        agreement = min(agreement, (predicted == scores.argmax(axis=1)).mean())
         agreement = min(agreement, (p.argmax(axis=1) == scores.argmax(axis=1)).mean())
         tied = np.abs(q[np.arange(400), first] - q[np.arange(400), second])[leading]
         ties = max(ties, tied.max())
         confidence.append(p.max(axis=1).mean())
     figure = (
-        f"probabilities err {err:.1e}; argmax that of the scores on {agreement:.0%} at eps = .03, .3, 3, 30; on the "
-        f"hyperplanes |p_j - p_k| <= {ties:.1e}; mean confidence {', '.join(f'{c:.2f}' for c in confidence)}"
+        f"probabilities and gradient err {err:.1e}; argmax that of the scores on {agreement:.0%} at eps = .03, .3, 3, "
+        f"30; on the hyperplanes |p_j - p_k| <= {ties:.1e}; mean confidence "
+        f"{', '.join(f'{c:.2f}' for c in confidence)}"
     )
     still = agreement == 1 and ties < 1e-11 and leading.sum() > 100
     sharpens = confidence[0] > 0.95 and confidence[-1] < 0.3
@@ -62,25 +65,27 @@ def classification() -> Evidence:
     expected=Verdict.CORRECTED,
 )
 def kernel_machine() -> Evidence:
-    """hjax's solutions against numpy's kernel sums; labels against a k-d tree's nearest neighbour."""
+    """hjax's solution and regressors against numpy's kernel sums; labels against a k-d tree's nearest neighbour."""
     rng, eps, s = np.random.default_rng(301), 0.4, 0.7
     centres, coefficients, labels = rng.normal(size=(6, 2)), rng.uniform(0.5, 2, 6), rng.normal(size=(6, 1))
     signed = coefficients * np.array([1, 1, -1, 1, 1, 1])
     x = np.concatenate([1.5 * rng.normal(size=(60, 2)), centres])
     kernels = np.exp(-squared_distances(x, centres) / (2 * s**2))
 
-    def potential(coefficients: np.ndarray) -> np.ndarray:
-        """exp(-u/eps) for nonnegative coefficients; a zero one is an absent atom."""
-        with np.errstate(divide="ignore"):
-            values = -eps * np.log(coefficients)
-        u = hjax.HopfCole(hjax.InitialData(centres, values), eps)
-        return np.exp(-np.asarray(u(x, s**2 / (2 * eps))) / eps)
+    t = s**2 / (2 * eps)
 
-    positive = np.abs(potential(coefficients) - kernels @ coefficients).max()
-    difference = potential(np.maximum(signed, 0)) - potential(np.maximum(-signed, 0))
-    both, lowest = np.abs(difference - kernels @ signed).max(), (kernels @ signed).min()
-    uniform = hjax.HopfCole(hjax.InitialData(centres, np.zeros(6)), eps)
-    smooth, sharp = (np.asarray(uniform.expectation(x, w**2 / (2 * eps), labels)) for w in (s, 1e-3))
+    @jax.jit
+    def measured(signed: Array, bandwidth: float) -> tuple[Array, ...]:
+        data = hjax.InitialData(centres, -eps * jnp.log(coefficients))
+        machine = hjax.nn.KernelRegressor(centres, signed, bandwidth=s, kind="sum")
+        plus, minus = (jnp.exp(-u(x, t) / eps) for u in machine.to_solutions(t))
+        averages = (hjax.nn.KernelRegressor(centres, labels, bandwidth=w) for w in (s, bandwidth))
+        phi = jnp.exp(-hjax.HopfCole(data, eps)(x, t) / eps)
+        return phi, plus - minus, jax.vmap(machine)(x), *(jax.vmap(average)(x) for average in averages)
+
+    phi, difference, total, smooth, sharp = (np.asarray(v) for v in measured(jnp.asarray(signed), 1e-3))
+    positive = np.abs(phi - kernels @ coefficients).max()
+    both, lowest = max(np.abs(v - kernels @ signed).max() for v in (difference, total)), (kernels @ signed).min()
     average = np.abs(smooth - gibbs_mean(squared_distances(x, centres), 2 * s**2, labels)).max()
     nearest = np.abs(sharp - labels[KDTree(centres).query(x)[1]]).max()
     figure = (
