@@ -8,6 +8,10 @@ from . import nn as nn
 # training
 from . import training as training
 
+# files
+from ._serialisation import load as load
+from ._serialisation import save as save
+
 # hamiltonians
 from .hamiltonians import Eikonal as Eikonal
 from .hamiltonians import Hamiltonian as Hamiltonian

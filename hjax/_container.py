@@ -99,10 +99,12 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], list[np.nd
             raise ValueError(f"{path} holds an array of unknown dtype {entry['dtype']!r}.")
         dtype, shape = jnp.dtype(entry["dtype"]), tuple(entry["shape"])
         count = math.prod(shape)
+        if place + count * dtype.itemsize > len(content) - _DIGEST:
+            break
         array = np.frombuffer(content, dtype, count, place).reshape(shape)
         place += count * dtype.itemsize
         arrays.append(array.byteswap() if sys.byteorder == "big" else array)
-    if place != len(content) - _DIGEST:
+    if place != len(content) - _DIGEST or len(arrays) != len(header["arrays"]):
         raise ValueError(f"{path} has arrays of another length than its header says.")
     return header, arrays
 

@@ -21,6 +21,7 @@ REPOSITORY = ROOT.parent
 ROOMS = [
     "_checks",
     "_container",
+    "_serialisation",
     "hamiltonians",
     "initial_data",
     "reductions",

@@ -43,6 +43,8 @@ def take_apart(model: Any, trainable: Any, train_eps: bool) -> tuple[Any, Any, S
     # By place, not by value: an array that occurs twice may be trained in one of its places.
     mask = jax.tree.map(lambda leaf: leaf is not None, wanted, is_leaf=lambda leaf: leaf is None)
     params, held = eqx.partition(model, mask)
+    # Not weakly typed: that is not kept in a file, and nothing here wants it.
+    params = jax.tree.map(lambda a: jnp.asarray(a, a.dtype), params)
     frozen, rest = eqx.partition(held, eqx.is_array)
     return at_eps(jnp.log, params) if train_eps else params, frozen, Structure(rest, train_eps)
 
