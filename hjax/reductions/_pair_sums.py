@@ -96,7 +96,7 @@ pair_sums_p.multiple_results = True
 
 def _abstract(*avals: Any, jaxpr: ClosedJaxpr, kinds: _Kinds, outs: _Kinds, static: _Static) -> list[Any]:
     selection, _ = static.select(avals)
-    lead = [selection.limit.shape] * outs.query + [selection.tiles.height.shape] * outs.atom + [()] * outs.shared
+    lead = [selection.counts.shape] * outs.query + [selection.tiles.level.shape] * outs.atom + [()] * outs.shared
     return [
         jax.core.ShapedArray((*front, *aval.shape), aval.dtype)
         for front, aval in zip(lead, jaxpr.out_avals, strict=True)

@@ -28,7 +28,18 @@ from ._costs import Bilinear, Mahalanobis, SquaredEuclidean
 from ._order import coordinates_to_order_by, hilbert_order
 from ._pair_sums import pair_sums
 from ._problem import Problem, cost_at, far
-from ._selection import STACK, Boxes, Selection, best_tiles, boxes, by_groups, reached, select, stacked, walk
+from ._selection import (
+    STACK,
+    Boxes,
+    Selection,
+    best_tiles,
+    boxes_of_atoms,
+    boxes_of_queries,
+    by_groups,
+    reached,
+    select,
+    walk,
+)
 from ._tiles import (
     Atoms,
     Columns,
@@ -245,17 +256,14 @@ def _layout(problem: Problem) -> _Layout:
     fill = -m % BLOCK_QUERIES
     padded = jnp.pad(order_x, (0, fill), mode="edge")
     rank = jnp.zeros(m, jnp.int32).at[order_x].set(jnp.arange(m, dtype=jnp.int32))
-    blocks = boxes(x[padded].reshape(-1, BLOCK_QUERIES, x.shape[1]))
+    blocks = boxes_of_queries(x[padded].reshape(-1, BLOCK_QUERIES, x.shape[1]))
 
     fill = -n % (TILE_ATOMS * STACK)
     filled = jnp.pad(order_y, (0, fill), mode="edge")
     real = (jnp.arange(n + fill) < n) & present[filled]
-    tiles, stacks = stacked(
-        boxes(
-            y[filled].reshape(-1, TILE_ATOMS, y.shape[1]),
-            heights[filled].reshape(-1, TILE_ATOMS),
-            real.reshape(-1, TILE_ATOMS),
-        )
+    tiles, stacks = (
+        boxes_of_atoms(*(a.reshape(-1, many, *a.shape[1:]) for a in (y[filled], heights[filled], real)))
+        for many in (TILE_ATOMS, TILE_ATOMS * STACK)
     )
     offset = None
     if plan.offset is not None:
@@ -303,10 +311,11 @@ def _within(layout: _Layout, least: Float[Array, "b B"], more: Array | float) ->
     """Look at every tile that may hold a cost within `more` of a query's least."""
     if layout.offset is not None:
         least = least + layout.offset
-    limit = jnp.max(least, axis=1) + more
-    rounding = 8 * float(jnp.finfo(limit.dtype).eps) * jnp.abs(limit)
-    limit = limit + rounding + layout.slack
-    return select(_is_squared(layout.plan), GROUP, layout.blocks, limit, layout.tiles, layout.stacks)
+    limit = least + more
+    limit = limit + 8 * float(jnp.finfo(limit.dtype).eps) * jnp.abs(limit) + layout.slack
+    x = lax.stop_gradient(layout.plan.x)[layout.queries]
+    blocks = boxes_of_queries(x if layout.offset is None else x / 2, limit)
+    return select(_is_squared(layout.plan), GROUP, blocks, layout.tiles, layout.stacks)
 
 
 def _negligible(problem: Problem) -> Float[Array, ""] | float:
@@ -330,15 +339,11 @@ class _Least(NamedTuple):
 def _first(layout: _Layout) -> _Least:
     """Upper bounds of the least costs, from the tiles that are likely to hold them."""
     x, atoms = lax.stop_gradient((_rows(layout, layout.plan.x), _tiles(layout, *layout.plan.atoms[:3])))
-    # A good atom of each tile: its lowest.
-    lowest = jnp.argmin(atoms.heights, axis=1)
-    points = jnp.take_along_axis(atoms.points, lowest[:, None, None], axis=1)[:, 0]
-    heights = jnp.take_along_axis(atoms.heights, lowest[:, None], axis=1)[:, 0]
     tiles, stacks = layout.tiles, layout.stacks
 
     def first(given: Any) -> _Least:
         x, blocks = given
-        numbers = best_tiles(_is_squared(layout.plan), blocks, tiles, stacks, points, heights, _FIRST_TILES)
+        numbers = best_tiles(_is_squared(layout.plan), blocks, tiles, stacks, _FIRST_TILES)
         start = jnp.full(x[:, 0].shape, far(x.dtype), x.dtype)
         best = _Least(start, jnp.zeros(start.shape, jnp.int32), jnp.zeros(start.shape, bool))
         return lax.fori_loop(0, numbers.shape[1], lambda r, best: _lowered(layout, x, best, numbers[:, r], atoms), best)

@@ -2,7 +2,14 @@
 
 Atoms stand in tiles, tiles in stacks. A block of queries looks at the boxes of all stacks, then at the
 tiles of those stacks that may matter: a lower bound on every cost between the two boxes is compared with
-the block's limit. The bounds hold in spite of rounding, so a tile that is left out provably does not matter.
+what the block is looking for. The bounds hold in spite of rounding, so a tile that is left out provably
+does not matter.
+
+A box alone would not do where values are steep: the least distance and the least height of a tile are met
+by different atoms, so its bound is too low by as much as the values vary, O(side). So a box carries a plane
+below the heights of its atoms, a block a plane above the limits of its queries, and the least of
+`|x - y|^2 + slope.y - slope.x` over both boxes is taken coordinate by coordinate, in closed form: too low by
+O(side^2) only. Any slopes give valid bounds; good ones are fitted.
 """
 
 import functools
@@ -17,110 +24,138 @@ from jaxtyping import Bool, Float, Int
 STACK = 64
 # Coordinates up to which a bound is a loop over them, without an array of pairs of boxes by coordinates.
 _UNROLLED = 8
+# Steps of conjugate gradients to fit a slope: exact in up to three dimensions, where pruning pays most.
+_STEPS = 3
 
 
 class Boxes(NamedTuple):
-    """Bounding boxes, and the least height of the atoms inside (zero for queries, +inf for none)."""
+    """Bounding boxes of rows of points, each with a plane `level + slope.(z - middle)`.
+
+    That of atoms is below their heights (level +inf if there are none), that of queries above the limit of
+    the costs that they look for.
+    """
 
     low: Float[Array, "*k d"]
     high: Float[Array, "*k d"]
-    height: Float[Array, "*k"]
+    middle: Float[Array, "*k d"]
+    slope: Float[Array, "*k d"]
+    level: Float[Array, "*k"]
 
 
 class Selection(NamedTuple):
-    """Blocks of queries with their limits, and the two levels of atoms."""
+    """Blocks of queries with what they look for, and the two levels of atoms."""
 
     blocks: Boxes
-    limit: Float[Array, "b"]
     tiles: Boxes
     stacks: Boxes
     counts: Int[Array, "b"]  # tiles that each block will look at
     order: Int[Array, "b"]  # of blocks, by these counts
 
 
-def boxes(
-    points: Float[Array, "k n d"], heights: Float[Array, "k n"] | None = None, present: Bool[Array, "k n"] | None = None
-) -> Boxes:
-    """The box around each row of points that are present."""
-    if present is None:
-        low, high = jnp.min(points, axis=1), jnp.max(points, axis=1)
-    else:
-        low = jnp.min(jnp.where(present[..., None], points, jnp.inf), axis=1)
-        high = jnp.max(jnp.where(present[..., None], points, -jnp.inf), axis=1)
-    if heights is None or present is None:
-        return Boxes(low, high, jnp.zeros_like(low[:, 0]))
-    return _without_empty(Boxes(low, high, jnp.min(jnp.where(present, heights, jnp.inf), axis=1)))
+def boxes_of_atoms(points: Float[Array, "k n d"], heights: Float[Array, "k n"], present: Bool[Array, "k n"]) -> Boxes:
+    """The box around each row of atoms that are present, with a plane below their heights."""
+    some, column = jnp.any(present, axis=1), present[..., None]
+    low = jnp.min(jnp.where(column, points, jnp.inf), axis=1)
+    high = jnp.max(jnp.where(column, points, -jnp.inf), axis=1)
+    # An empty box is a point with a level that no limit reaches: its bounds are +inf, never NaN.
+    low, high = (jnp.where(some[:, None], a, 0) for a in (low, high))
+    count = jnp.maximum(jnp.sum(present, axis=1), 1)[:, None].astype(points.dtype)
+    mean = jnp.sum(jnp.where(present, heights / count, 0), axis=1)
+    heights = jnp.where(present, heights, mean[:, None])
+    middle = low + jnp.sum(jnp.where(column, points - low[:, None], 0), axis=1) / count
+    offsets = jnp.where(column, points - middle[:, None], 0)
+
+    slope = _slope(offsets, heights - mean[:, None])
+    rounding = _rounding(points)
+    products = offsets * slope[:, None]
+    sizes = jnp.abs(heights) + jnp.sum(jnp.abs(products), axis=2)
+    level = _least(heights - jnp.sum(products, axis=2) - rounding * sizes, present)
+    flat = _least(heights - rounding * jnp.abs(heights), present)
+    # Where it does not follow the heights (an outlier, noise, overflow) a plane is no better than a level.
+    steep = level > flat
+    slope, level = jnp.where(steep[:, None], slope, 0), jnp.where(steep, level, flat)
+    # What rounding can do to `lower_bound` at any point of the box.
+    reach = jnp.abs(slope) * jnp.maximum(high - middle, middle - low)
+    ends = jnp.maximum(jnp.abs(low), jnp.abs(high)) + jnp.abs(slope)
+    unit = float(jnp.finfo(points.dtype).eps)
+    level = level - jnp.sum(rounding * reach + (unit * ends) ** 2, axis=1)
+    return Boxes(low, high, middle, slope, jnp.where(some, level, jnp.inf))
 
 
-def stacked(tiles: Boxes) -> tuple[Boxes, Boxes]:
-    """Tiles filled up with empty ones to whole stacks, and the boxes of the stacks."""
-    count = tiles.height.shape[0]
-    fill = -count % STACK
-    low, high = (jnp.pad(a, [(0, fill), (0, 0)]) for a in (tiles.low, tiles.high))
-    height = jnp.pad(tiles.height, (0, fill), constant_values=jnp.inf)
-    filled = Boxes(low, high, height)
-    rows = jax.tree.map(lambda a: a.reshape(-1, STACK, *a.shape[1:]), filled)
-    empty = jnp.isinf(rows.height)[..., None]
-    stacks = Boxes(
-        jnp.min(jnp.where(empty, jnp.inf, rows.low), axis=1),
-        jnp.max(jnp.where(empty, -jnp.inf, rows.high), axis=1),
-        jnp.min(rows.height, axis=1),
-    )
-    return filled, _without_empty(stacks)
+def boxes_of_queries(points: Float[Array, "k n d"], limits: Float[Array, "k n"] | None = None) -> Boxes:
+    """The box around each row of queries, with a plane above their limits."""
+    limits = jnp.zeros(points.shape[:2], points.dtype) if limits is None else limits
+    below = boxes_of_atoms(points, -limits, jnp.ones(limits.shape, bool))
+    return below._replace(slope=-below.slope, level=-below.level)
 
 
-def _without_empty(given: Boxes) -> Boxes:
-    # An empty box is a point with a height that no limit reaches: its bounds are +inf, never NaN.
-    empty = jnp.isinf(given.height)[:, None]
-    return given._replace(low=jnp.where(empty, 0, given.low), high=jnp.where(empty, 0, given.high))
+def _least(values: Float[Array, "k n"], present: Bool[Array, "k n"]) -> Float[Array, "k"]:
+    return jnp.min(jnp.where(present, values, jnp.inf), axis=1)
+
+
+def _slope(offsets: Float[Array, "k n d"], values: Float[Array, "k n"]) -> Float[Array, "k d"]:
+    """Least squares of `slope.offset = value` in each row, by conjugate gradients in units that do not overflow."""
+    length = _nonzero(jnp.max(jnp.abs(offsets), axis=(1, 2)))
+    height = _nonzero(jnp.max(jnp.abs(values), axis=1))
+    offsets, values = offsets / length[:, None, None], values / height[:, None]
+
+    def transposed(values: Array) -> Array:
+        return jnp.sum(offsets * values[..., None], axis=1)
+
+    residual = along = transposed(values)
+    slope, size = jnp.zeros_like(residual), jnp.sum(residual**2, axis=1)
+    for _ in range(min(_STEPS, offsets.shape[2])):
+        image = jnp.sum(offsets * along[:, None], axis=2)
+        step = (size / _nonzero(jnp.sum(image**2, axis=1)))[:, None]
+        slope, residual = slope + step * along, residual - step * transposed(image)
+        before, size = size, jnp.sum(residual**2, axis=1)
+        along = residual + (size / _nonzero(before))[:, None] * along
+    return slope * (height / length)[:, None]
+
+
+def _nonzero(sizes: Array) -> Array:
+    return jnp.where(sizes > 0, sizes, 1)
 
 
 def lower_bound(squared: bool, queries: Boxes, atoms: Boxes) -> Float[Array, "..."]:
-    """A number no larger than any `|x - y|^2 + h`, or `h - x.y`, with x and y in these boxes."""
+    """At most every `|x - y|^2 + h` (or `h - x.y`) less the limit of x, with x and y in these boxes.
 
-    def one(lowest: Array, highest: Array, low: Array, high: Array) -> tuple[Array, Array]:
-        if squared:
-            gap = jnp.maximum(jnp.maximum(low - highest, lowest - high), 0)
-            return gap * gap, gap * gap
-        products = lowest * low, lowest * high, highest * low, highest * high
-        sizes = [jnp.abs(product) for product in products]
-        return -functools.reduce(jnp.maximum, products), functools.reduce(jnp.maximum, sizes)
+    Atoms of a tile for which this is positive are beyond the limit of every query of the block.
+    """
+    rounding = _rounding(atoms.low)
 
-    bound, size = _over_coordinates(one, queries.low, queries.high, atoms.low, atoms.high)
-    return bound + atoms.height - _rounding(atoms) * (size + jnp.abs(atoms.height))
+    def least_square(xs: tuple[Array, ...], ys: tuple[Array, ...]) -> Array:
+        (lowest, highest, center, limit), (low, high, middle, slope) = xs, ys
+        # Convex in (x, y): the best y for free x stands half a slope off the end of the queries' box, on the
+        # side that the slopes' difference says, or at an end of its own; then the best x for that y.
+        y = jnp.clip(jnp.where(slope > limit, lowest, highest) - slope / 2, low, high)
+        x = jnp.clip(y + limit / 2, lowest, highest)
+        return (1 - rounding) * (x - y) ** 2 + slope * (y - middle) - limit * (x - center)
 
+    def least_product(xs: tuple[Array, ...], ys: tuple[Array, ...]) -> Array:
+        (lowest, highest, center, limit), (low, high, middle, slope) = xs, ys
+        corners = [
+            slope * (y - middle) - limit * (x - center) - (x * y + rounding * jnp.abs(x * y))
+            for x in (lowest, highest)
+            for y in (low, high)
+        ]
+        return functools.reduce(jnp.minimum, corners)
 
-def upper_bound(
-    squared: bool, queries: Boxes, points: Float[Array, "... d"], heights: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """A number no smaller than any `|x - y|^2 + h`, or `h - x.y`, with x in a box and y the given atom."""
-
-    def one(lowest: Array, highest: Array, point: Array) -> tuple[Array, Array]:
-        if squared:
-            reach = jnp.maximum(jnp.abs(highest - point), jnp.abs(point - lowest))
-            return reach * reach, reach * reach
-        products = lowest * point, highest * point
-        return -jnp.minimum(*products), jnp.maximum(*[jnp.abs(product) for product in products])
-
-    bound, size = _over_coordinates(one, queries.low, queries.high, points)
-    return bound + heights + _rounding(queries) * (size + jnp.abs(heights))
+    bound = _over_coordinates(least_square if squared else least_product, queries[:4], atoms[:4])
+    return bound + (atoms.level - queries.level)
 
 
-def _over_coordinates(one: Callable[..., tuple[Array, Array]], *arrays: Array) -> tuple[Array, Array]:
-    d = arrays[0].shape[-1]
+def _over_coordinates(one: Callable[..., Array], xs: tuple[Array, ...], ys: tuple[Array, ...]) -> Float[Array, "..."]:
+    d = xs[0].shape[-1]
     if d > _UNROLLED:
-        bound, size = one(*arrays)
-        return jnp.sum(bound, axis=-1), jnp.sum(size, axis=-1)
-    terms = [one(*(a[..., k] for a in arrays)) for k in range(d)]
-    bound, size = terms[0]
-    for more, larger in terms[1:]:
-        bound, size = bound + more, size + larger
-    return bound, size
+        return jnp.sum(one(xs, ys), axis=-1)
+    terms = [one(*([a[..., k] for a in some] for some in (xs, ys))) for k in range(d)]
+    return functools.reduce(jnp.add, terms)
 
 
-def _rounding(given: Boxes) -> float:
+def _rounding(points: Array) -> float:
     # Each of d squares has a few roundings of its own, and their sum d more.
-    return (8 + 2 * given.low.shape[-1]) * float(jnp.finfo(given.low.dtype).eps)
+    return (8 + 2 * points.shape[-1]) * float(jnp.finfo(points.dtype).eps)
 
 
 def _against(blocks: Boxes) -> Boxes:
@@ -128,37 +163,36 @@ def _against(blocks: Boxes) -> Boxes:
     return jax.tree.map(lambda a: a[:, None], blocks)
 
 
-def best_tiles(
-    squared: bool, blocks: Boxes, tiles: Boxes, stacks: Boxes, points: Array, heights: Array, count: int
-) -> Int[Array, "b count"]:
-    """Tiles that are likely to hold the least costs of a block: where to look first.
-
-    `points` and `heights` are one good atom of each tile.
-    """
+def best_tiles(squared: bool, blocks: Boxes, tiles: Boxes, stacks: Boxes, count: int) -> Int[Array, "b count"]:
+    """Tiles that are likely to hold the least costs of a block: where to look first."""
     near = lower_bound(squared, _against(blocks), stacks)
     chosen = lax.top_k(-near, min(count, near.shape[1]))[1]
-    tile = (chosen[..., None] * STACK + jnp.arange(STACK)).reshape(chosen.shape[0], -1)
-    reach = upper_bound(squared, _against(blocks), points[tile], heights[tile])
-    reach = jnp.where(jnp.isinf(tiles.height[tile]), jnp.inf, reach)
-    best = lax.top_k(-reach, min(count, reach.shape[1]))[1]
+    tile = (chosen[..., None] * STACK + jnp.arange(STACK, dtype=jnp.int32)).reshape(chosen.shape[0], -1)
+    level, middle = tiles.level[tile], tiles.middle[tile]
+
+    def cost(xs: list[Array], ys: list[Array]) -> Array:
+        return (xs[0] - ys[0]) ** 2 if squared else -xs[0] * ys[0]
+
+    # From middle to middle: among tiles that are about as near, boxes would say which is the largest.
+    costs = level + _over_coordinates(cost, (blocks.middle[:, None],), (middle,))
+    best = lax.top_k(-costs, min(count, costs.shape[1]))[1]
     return jnp.take_along_axis(tile, best, axis=1).astype(jnp.int32)
 
 
-def candidates(
-    squared: bool, blocks: Boxes, limit: Float[Array, "b"], tiles: Boxes, stacks: Boxes
-) -> tuple[Int[Array, "b t"], Int[Array, "b"]]:
-    """Of each block, the tiles whose lower bound is within its limit, and how many they are."""
-    rows, many = blocks.height.shape[0], tiles.height.shape[0]
-    near = lower_bound(squared, _against(blocks), stacks) <= limit[:, None]
+def candidates(squared: bool, blocks: Boxes, tiles: Boxes, stacks: Boxes) -> tuple[Int[Array, "b t"], Int[Array, "b"]]:
+    """Of each block, the tiles that may hold what it looks for, and how many they are."""
+    rows, many = blocks.level.shape[0], tiles.level.shape[0]
+    near = lower_bound(squared, _against(blocks), stacks) <= 0
     first, stack_count = _append(jnp.zeros((rows, near.shape[1]), jnp.int32), jnp.zeros(rows, jnp.int32), near)
     row = jnp.arange(STACK, dtype=jnp.int32)
+    by_stack = jax.tree.map(lambda a: a.reshape(-1, STACK, *a.shape[1:]), tiles)
 
     def look(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         r, lists, counts = state
-        tile = first[:, r, None] * STACK + row
-        bound = lower_bound(squared, _against(blocks), jax.tree.map(lambda a: a[tile], tiles))
-        keep = (bound <= limit[:, None]) & (r < stack_count)[:, None]
-        return r + 1, *_append(lists, counts, keep, tile)
+        stack = first[:, r]
+        bound = lower_bound(squared, _against(blocks), jax.tree.map(lambda a: a[stack], by_stack))
+        keep = (bound <= 0) & (r < stack_count)[:, None]
+        return r + 1, *_append(lists, counts, keep, stack[:, None] * STACK + row)
 
     start = jnp.int32(0), jnp.zeros((rows, many), jnp.int32), jnp.zeros(rows, jnp.int32)
     last = jnp.max(stack_count)
@@ -176,23 +210,16 @@ def _append(lists: Array, counts: Array, keep: Bool[Array, "b k"], items: Array 
     return lists, counts + jnp.sum(keep, axis=1, dtype=jnp.int32)
 
 
-def select(
-    squared: bool, group: int, blocks: Boxes, limit: Float[Array, "b"], tiles: Boxes, stacks: Boxes
-) -> Selection:
-    """For each block, the tiles whose lower bound is within its limit."""
-
-    def count(given: tuple[Boxes, Array]) -> Array:
-        return candidates(squared, *given, tiles, stacks)[1]
-
-    counts = by_groups(count, group, (blocks, limit))
+def select(squared: bool, group: int, blocks: Boxes, tiles: Boxes, stacks: Boxes) -> Selection:
+    """For each block, the tiles that may hold what it looks for."""
+    counts = by_groups(lambda given: candidates(squared, given, tiles, stacks)[1], group, blocks)
     # Blocks go side by side with others of about as many tiles, as a group is done with its longest list.
-    return Selection(blocks, limit, tiles, stacks, counts, jnp.argsort(counts).astype(jnp.int32))
+    return Selection(blocks, tiles, stacks, counts, jnp.argsort(counts).astype(jnp.int32))
 
 
 def reached(squared: bool, selection: Selection) -> Bool[Array, "b t"]:
     """All blocks against all tiles: who looks at whom, written out."""
-    bound = lower_bound(squared, _against(selection.blocks), selection.tiles)
-    return bound <= selection.limit[:, None]
+    return lower_bound(squared, _against(selection.blocks), selection.tiles) <= 0
 
 
 def walk(squared: bool, selection: Selection, group: int, step: Any, common: Any, own: Any, operands: Any) -> Any:
@@ -203,13 +230,13 @@ def walk(squared: bool, selection: Selection, group: int, step: Any, common: Any
     row a block, `common` is carried through. Returns (common, own).
     """
     order = selection.order
-    blocked = jax.tree.map(lambda a: a[order], (selection.blocks, selection.limit, own, operands))
-    (blocks, limit, own, operands), real = _grouped(group, blocked)
+    blocked = jax.tree.map(lambda a: a[order], (selection.blocks, own, operands))
+    (blocks, own, operands), real = _grouped(group, blocked)
 
     def one(common: Any, given: Any) -> tuple[Any, Any]:
-        blocks, limit, own, operands, real = given
-        limit = jnp.where(real, limit, -jnp.inf)
-        lists, counts = candidates(squared, blocks, limit, selection.tiles, selection.stacks)
+        blocks, own, operands, real = given
+        blocks = blocks._replace(level=jnp.where(real, blocks.level, -jnp.inf))
+        lists, counts = candidates(squared, blocks, selection.tiles, selection.stacks)
 
         def look(state: Any) -> Any:
             r, common, own = state
@@ -221,7 +248,7 @@ def walk(squared: bool, selection: Selection, group: int, step: Any, common: Any
         state = lax.while_loop(lambda state: state[0] < last, look, (jnp.int32(0), common, own))
         return state[1:]
 
-    common, own = lax.scan(one, common, (blocks, limit, own, operands, real))
+    common, own = lax.scan(one, common, (blocks, own, operands, real))
     back = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
     return common, jax.tree.map(lambda a: _joined(a)[back], own)
 
