@@ -77,7 +77,7 @@ class KVCache(eqx.Module):
             raise ValueError(message)
         if not _checks.is_concrete(length):
             length = eqx.error_if(length, length + n > self.capacity, message)
-        start = (0, length, 0)
+        start = (jnp.zeros_like(length), length, jnp.zeros_like(length))  # of one dtype, in 64-bit mode too
         buffers = (
             lax.dynamic_update_slice(self.key, keys.astype(self.key.dtype), start),
             lax.dynamic_update_slice(self.value, values.astype(self.value.dtype), start),

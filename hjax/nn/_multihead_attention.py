@@ -179,9 +179,11 @@ class MultiheadAttention(eqx.Module):
 
         Token by token the same numbers as the call on the whole sequence, O(capacity d) each.
         """
-        query = sequence("token[None]", _checks.floating("token", token)[None], self._size(self.query_projection))
         if not self.causal:
             raise ValueError("this attention is not causal, so earlier outputs would change; make it with causal=True.")
+        query, size = _checks.floating("token", token)[None], self._size(self.query_projection)
+        if query.shape != (1, size):
+            raise ValueError(f"token has shape {query.shape[1:]}, but one token of shape ({size},) is wanted.")
         at = cache.length
         query, new_key, new_value = self._project(query, query, query, at, cache.capacity)
         cache = cache.append(new_key, new_value)
