@@ -76,24 +76,55 @@ def _to_wrong_values(self, t, hamiltonian=None):
     return hjax.HopfCole(hjax.InitialData(2 * t * self.weight, -self.bias), self.eps)
 
 
+def _hot(*arguments, eps, **options):
+    return hjax.softmin(*arguments, eps=1.1 * eps, **options)
+
+
+def _half_squares(scale):
+    return hjax.SquaredEuclidean(scale / 2)
+
+
+def _mean_of_states(self, other):
+    return hjax.nn.AttentionState((self.output + other.output) / 2, self.log_partition + other.log_partition)
+
+
+def _unturned(points, positions, limit):
+    return points
+
+
+def _module(name):
+    return sys.modules[f"hjax.{name}"]
+
+
 @pytest.mark.parametrize(
     ("item", "target", "name", "broken"),
     [
         ("4.1.b", hjax.HopfCole, "log_normalisation", _wrong_sign),
         ("4.1.d", hjax.HopfCole, "log_normalisation", _wrong_sign),
-        ("4.1.b", sys.modules["hjax.solutions._hopf_cole"], "quadratic_cost", _half_cost),
+        ("4.1.b", _module("solutions._hopf_cole"), "quadratic_cost", _half_cost),
         ("4.1.a", hjax.nn.LSELayer, "to_solution", _to_wrong_values),
         ("gauge.a", hjax.nn.LSELayer, "to_solution", _to_wrong_values),
         ("gauge.b", hjax.nn.LSELayer, "to_solution", _to_wrong_values),
         ("4.3.b", hjax.HopfCole, "log_normalisation", _wrong_sign),
-        ("5.1.a", sys.modules["hjax.solutions._hopf_lax"], "quadratic_cost", _half_cost),
-        ("5.1.e", sys.modules["hjax.solutions._hopf_lax"], "quadratic_cost", _half_cost),
+        ("5.1.a", _module("solutions._hopf_lax"), "quadratic_cost", _half_cost),
+        ("5.1.e", _module("solutions._hopf_lax"), "quadratic_cost", _half_cost),
         ("7.1.iii.a", hjax.HopfCole, "_values", _no_weights),
+        ("4.2.b", _module("nn._l2_attention"), "SquaredEuclidean", _half_squares),
+        ("E.2", hjax.HopfCole, "log_normalisation", _wrong_sign),
+        ("E.6", _module("nn._lse_layer"), "softmin", _hot),
+        ("D.2.a", _module("nn._lse_layer"), "softmin", _hot),
+        ("D.3.a", _module("nn._lse_layer"), "softmin", _hot),
+        ("C.class", _module("nn._classifier"), "softmin", _hot),
+        ("score", _module("solutions._hopf_cole"), "quadratic_cost", _half_cost),
+        ("T6", hjax.nn.activations, "softmin", _hot),
+        ("H.9", hjax.nn.LSELayer, "to_solution", _to_wrong_values),
+        ("H.11", hjax.nn.AttentionState, "merge", _mean_of_states),
+        ("H.13", _module("nn._positions"), "rotate", _unturned),
     ],
 )
 def test_a_broken_formula_changes_the_verdict(monkeypatch, item, target, name, broken):
     monkeypatch.setattr(target, name, broken)
-    (row,) = verify.run([item])
+    row = verify.run([item])[0]
     assert row.changed, row.figure
 
 
