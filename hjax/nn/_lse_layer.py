@@ -119,8 +119,10 @@ class LSELayer(eqx.Module):
         A bias of `-inf` marks an absent row.
         """
         rows, offsets = _rows.given_rows(weight, bias)
-        layer = cls(*_rows.sizes(rows), eps=eps, key=jax.random.key(0))
-        return eqx.tree_at(lambda module: (module.weight, module.bias), layer, (rows, offsets))
+        # Only the shape of a layer: no random rows are drawn that would be replaced.
+        layer = eqx.filter_eval_shape(lambda: cls(*_rows.sizes(rows), eps=1.0, key=jax.random.key(0)))
+        arrays = rows, offsets, _checks.positive_scalar("eps", eps)
+        return eqx.tree_at(lambda module: (module.weight, module.bias, module.eps), layer, arrays)
 
     def unit(self, index: int) -> "LSELayer":
         """The scalar layer of output `index` of a layer with several."""

@@ -147,7 +147,8 @@ class LSENetwork(eqx.Module):
                     f"a layer of {below} outputs is followed by one of input size {above}; make them equal."
                 )
         lead = signs.shape[:-1]
-        network = cls(layers[0].in_size, lead[0] if lead else "scalar", [1], 1, eps=1.0, key=jax.random.key(0))
+        sizes = layers[0].in_size, lead[0] if lead else "scalar"
+        network = eqx.filter_eval_shape(lambda: cls(*sizes, [1], 1, eps=1.0, key=jax.random.key(0)))
         bias = jnp.zeros(lead, signs.dtype) if output_bias is None else _checks.floating("output_bias", output_bias)
         if bias.shape != lead:
             raise ValueError(f"output_bias has shape {bias.shape}, but {lead} is wanted to match output_weight.")

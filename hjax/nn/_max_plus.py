@@ -91,7 +91,7 @@ class MaxPlusLayer(eqx.Module):
     def from_arrays(cls, weight: ArrayLike, bias: ArrayLike) -> "MaxPlusLayer":
         """A layer with the given rows and biases, of one output or several: see `LSELayer.from_arrays`."""
         rows, offsets = _rows.given_rows(weight, bias)
-        layer = cls(*_rows.sizes(rows), key=jax.random.key(0))
+        layer = eqx.filter_eval_shape(lambda: cls(*_rows.sizes(rows), key=jax.random.key(0)))
         return eqx.tree_at(lambda module: (module.weight, module.bias), layer, (rows, offsets))
 
     def unit(self, index: int) -> "MaxPlusLayer":
