@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -148,13 +147,6 @@ def _measured(plan: Plan, state: State, step: int) -> dict[str, Any]:
 
 
 def _loss_dtype(plan: Plan, state: State) -> Any:
-    """The dtype of the loss, after saying what is wrong with it if it is no number."""
     indices, eps = _prepared(plan, 0)
-    first = (None if indices is None else indices[0], None if eps is None else eps[0])
-    value = _loop.over_members(plan.task, lambda *a: _loop.member_loss(plan.task, *a))
-    found = jax.eval_shape(lambda *a: value(*a, *first), state, plan.frozen, plan.data)
-    shape = getattr(found, "shape", None)
-    if shape != plan.shape or not jnp.issubdtype(found.dtype, jnp.floating):
-        what = type(found).__name__ if shape is None else f"shape {shape[len(plan.shape) :]} and dtype {found.dtype}"
-        raise ValueError(f"the loss returned {what}, but one real number is wanted; end it with .mean().")
-    return found.dtype
+    index, first = None if indices is None else indices[0], None if eps is None else eps[0]
+    return _loop.check_loss(plan.task, state, plan.frozen, plan.data, index, first, plan.shape)

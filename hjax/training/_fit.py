@@ -307,6 +307,14 @@ def _axes(given: Sequence[Axis] | None, count: int, name: str, axes: tuple[str, 
     return tuple(_MEANING[g] for g in given)
 
 
+def checked_data(
+    data: Any, given: Sequence[Axis] | None, axes: tuple[str, ...], shape: tuple[int, ...]
+) -> tuple[tuple[Array, ...], tuple[tuple[str, ...], ...]]:
+    """The arrays of the data, and the ensemble's axes that each has."""
+    places = _axes(given, len(_rows(data, "data", given)), "data_axes", axes)
+    return _arrays(data, places, "data", shape)[0], places
+
+
 def _arrays(data: Any, axes: tuple[tuple[str, ...], ...], name: str, shape: tuple[int, ...]) -> tuple[tuple, int]:
     arrays, rows = [], None
     for i, (given, lead) in enumerate(zip(_rows(data, name), axes, strict=True)):

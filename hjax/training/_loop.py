@@ -70,6 +70,17 @@ def over_members(task: Task, function: Callable[..., Any]) -> Callable[..., Any]
     return function
 
 
+def check_loss(task: Task, state: State, frozen: Any, data: Any, index: Any, eps: Any, shape: tuple[int, ...]) -> Any:
+    """The dtype of the loss, after saying what is wrong with it if it is no number."""
+    value = over_members(task, lambda *a: member_loss(task, *a))
+    found = jax.eval_shape(lambda s, f, d: value(s, f, d, index, eps), state, frozen, data)
+    got = getattr(found, "shape", None)
+    if got != shape or not jnp.issubdtype(found.dtype, jnp.floating):
+        what = type(found).__name__ if got is None else f"shape {got[len(shape) :]} and dtype {found.dtype}"
+        raise ValueError(f"the loss returned {what}, but one real number is wanted; end it with .mean().")
+    return found.dtype
+
+
 @eqx.filter_jit
 def run(
     task: Task,
