@@ -268,7 +268,7 @@ def convexity_floor() -> Evidence:
         return float(value), np.asarray(slope)
 
     best = optimize.minimize(
-        program, np.zeros(50), jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-10}
+        program, np.zeros(50), jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-10}
     ).fun
     # Convex functions on three points: a line plus a nonnegative multiple of the hinge at 0.
     line = np.concatenate([np.ones((3, 1)), -np.ones((3, 1)), x, -x, np.maximum(x, 0)], axis=1)
