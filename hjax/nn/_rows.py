@@ -1,5 +1,6 @@
 """What layers of affine rows share: their sizes, their one sample, and the dictionary rows <-> atoms."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -85,6 +86,7 @@ def from_data(points: Array, values: Array, t: ArrayLike, hamiltonian: Quadratic
     return weight, -values - jnp.sum(points * weight, axis=1) / 2
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def random_rows(lead: tuple[int, ...], width: int, in_size: int, key: Array) -> Array:
     """W ~ N(0, 1/d)."""
     return jax.random.normal(key, (*lead, width, in_size)) / jnp.sqrt(float(in_size))
