@@ -89,6 +89,7 @@ def attend(
     slope: Array | None = None,
     shift: Float[Array, "M N"] | None = None,
     causal: bool = False,
+    implementation: str | None = None,
 ) -> tuple[Float[Array, "M p"], Float[Array, "M"]]:
     """Outputs and soft-min values u of one head; with eps None the values at the hard minima, and those.
 
@@ -102,10 +103,11 @@ def attend(
         cost = PairCost(cost, slope, shift, causal and eps is None)
         query, key = with_positions(query), with_positions(key)
     if eps is None:
-        found = hardmin(query, key, g, cost=cost)
+        found = hardmin(query, key, g, cost=cost, implementation=implementation)
         chosen = jnp.take(value, found.index, axis=0)
         return jnp.where(jnp.isinf(found.value)[:, None], 0, chosen).astype(dtype), found.value.astype(dtype)
-    soft = softmin(query, key, g, eps=eps, cost=cost, payload=value, causal=causal)
+    given = {"cost": cost, "payload": value, "causal": causal, "implementation": implementation}
+    soft = softmin(query, key, g, eps=eps, **given)
     return _mean_of(soft.mean).astype(dtype), soft.value.astype(dtype)
 
 

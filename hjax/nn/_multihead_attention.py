@@ -38,7 +38,7 @@ class MultiheadAttention(eqx.Module):
 
     - `num_heads`: H. `query_size`: width of the queries. `key_size`, `value_size`, `output_size`: by default the same.
     - `head_size`: d, by default query_size / num_heads.
-    - `eps`: temperature, positive, 0 for hard attention; by default sqrt(head_size). A parameter, as in `LSELayer`.
+    - `eps`: temperature, positive, 0 for hard attention; by default sqrt(head_size).
     - `causal`: whether query i sees keys j <= i only.
     - `positions`: None; "rotary", which turns queries and keys by their positions (RoPE); or "slopes", which
       charges `slope_h |i - j|` (ALiBi).
@@ -50,6 +50,9 @@ class MultiheadAttention(eqx.Module):
     **Error:** that of `hjax.softmin`. **Cost:** O(H T_q T_k d) time. Up to 512 keys one dense matrix per head; from
     there on tiles, O(T) memory, derivatives included: 32,768 tokens and a head of 64 take 120 MB for a gradient.
     A (T_q, T_k) mask or shift is that large itself. It, and slopes, run pair by pair at about half the speed.
+
+    **Good values:** a shift that is the same for all queries as `(T_k,)` or `(H, 1, T_k)`, not written out in pairs.
+    `eps` is a leaf that gradients reach: partition it off unless it shall be trained.
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), eqs 6-7, Theorem 4.2, Propositions H.9, H.13.
 
@@ -193,7 +196,8 @@ class MultiheadAttention(eqx.Module):
             g = g + jnp.asarray(self._slopes, float)[:, None] * jnp.abs(at - jnp.arange(cache.capacity))
 
         def head(query: Array, key: Array, value: Array, g: Array) -> Array:
-            return attend(query, key, value, g, eps=self.eps, cost=Bilinear())[0][0]
+            # For one query the matrix of costs is a row, as long as the keys.
+            return attend(query, key, value, g, eps=self.eps, cost=Bilinear(), implementation="dense")[0][0]
 
         axes = (0, 0, 0, None if g.ndim == 1 else 0)
         outputs = jax.vmap(head, in_axes=axes)(query, cache.key, cache.value, g)

@@ -92,7 +92,7 @@ def test_the_hard_limit_takes_the_nearest_key_and_is_the_identity_on_itself(doub
 
 def test_states_of_the_same_queries_merge_in_any_grouping(precision):
     """H.11 for a fixed query: one key at a time, by an associative scan, is the state over all keys."""
-    query, key, value, g = inputs()
+    query, key, value, g = inputs(n=4)
     atol = 40 * tolerances.of(precision).atol
     want = state(attention(), query, key, value, g)
 
@@ -114,10 +114,13 @@ def test_states_of_the_same_queries_merge_in_any_grouping(precision):
 
 def test_a_state_of_another_query_is_of_no_use(double):
     """The correction to H.11: extending the old query's state is not the new query's state."""
-    query, key, value, _ = inputs()
-    old = state(attention(), query[:1], key[:7], value[:7])
-    last = state(attention(), query[1:2], key[7:], value[7:])
-    true = state(attention(), query[1:2], key, value)
+    query, key, value, g = inputs()
+    new = query[::-1]
+    old = state(attention(), query, key[:4], value[:4], g[:4])
+    last = state(attention(), new, key[4:], value[4:], g[4:])
+    true = state(attention(), new, key, value, g)
+    first = state(attention(), new, key[:4], value[:4], g[:4])
+    np.testing.assert_allclose(merge(first, last).output, true.output, atol=1e-14)
     assert np.abs(merge(old, last).output - true.output).max() > 0.05
 
 

@@ -69,9 +69,8 @@ def test_every_unit_of_a_block_is_a_solution(double):
     np.testing.assert_allclose(got, jnp.sum(x**2, axis=1) / (4 * t) - u(x, t), atol=1e-13)
 
 
-@pytest.mark.parametrize("positions", ["rotary", "slopes"])
-def test_decoding_a_transformer_is_the_full_pass(double, positions):
-    made, ids = model(positions=positions), jnp.array([3, 1, 4, 1, 5, 9])
+def test_decoding_a_transformer_is_the_full_pass(double):
+    made, ids = model(), jnp.array([3, 1, 4, 1, 5, 9])
 
     @eqx.filter_jit
     def decoded(made, cache, ids):
@@ -82,17 +81,14 @@ def test_decoding_a_transformer_is_the_full_pass(double, positions):
     np.testing.assert_allclose(decoded(made, made.empty_cache(8), ids), full, atol=1e-12)
 
 
-def test_padding_changes_nothing(precision):
-    for given in ({"pooled": True, "causal": False}, {"token_ids": False}):
-        made = model(**given)
-        call = eqx.filter_jit(lambda made, x, mask: made(x, mask=mask))
-        rng = np.random.default_rng(1)
-        x = jnp.asarray(rng.integers(0, 11, 7) if made.pooled else rng.normal(size=(7, 11)))
-        x = x if made.pooled else x.astype(float)
-        got, want = call(made, x, jnp.arange(7) < 4), call(made, x[:4], None)
-        got = got if made.pooled else got[:4]
-        np.testing.assert_allclose(got, want, atol=40 * tolerances.of(precision).atol)
-        assert np.all(np.isfinite(call(made, x, jnp.zeros(7, bool))))
+@pytest.mark.parametrize("pooled", [True, False])
+def test_padding_changes_nothing(double, pooled):
+    made = model(pooled=pooled, causal=False, token_ids=False, depth=1)
+    call = eqx.filter_jit(lambda made, x, mask: made(x, mask=mask))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(7, 11)))
+    got, want = call(made, x, jnp.arange(7) < 4), call(made, x[:4], None)
+    np.testing.assert_allclose(got if pooled else got[:4], want, atol=1e-12)
+    assert np.all(np.isfinite(call(made, x, jnp.zeros(7, bool))))
 
 
 def test_it_learns_what_no_token_knows_alone():
