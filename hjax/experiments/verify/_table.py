@@ -99,7 +99,7 @@ def run(names: Sequence[str] | None = None, progress: Callable[[Finding], None] 
 
     **Raises:** `ValueError` for an unknown name.
 
-    **Cost:** all of them in well under a minute on two cores. The caller's `jax_enable_x64` stays as it is.
+    **Cost:** all of them about a minute on two cores, most of it compilation. The caller's `jax_enable_x64` stays.
 
     >>> from hjax.experiments import verify
     >>> [(row.item, str(row.verdict), row.changed) for row in verify.run(["3.1.c"])]
