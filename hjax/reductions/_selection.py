@@ -83,8 +83,10 @@ def boxes_of_atoms(points: Float[Array, "k n d"], heights: Float[Array, "k n"], 
 
 
 def boxes_of_queries(points: Float[Array, "k n d"], limits: Float[Array, "k n"] | None = None) -> Boxes:
-    """The box around each row of queries, with a plane above their limits."""
-    limits = jnp.zeros(points.shape[:2], points.dtype) if limits is None else limits
+    """The box around each row of queries, with a plane above their limits, if these are known by now."""
+    if limits is None:
+        low, high = jnp.min(points, axis=1), jnp.max(points, axis=1)
+        return Boxes(low, high, low + (high - low) / 2, jnp.zeros_like(low), jnp.zeros_like(low[:, 0]))
     below = boxes_of_atoms(points, -limits, jnp.ones(limits.shape, bool))
     return below._replace(slope=-below.slope, level=-below.level)
 
