@@ -136,7 +136,9 @@ _NOTHING = optax.identity()
 
 
 @eqx.filter_jit
-def _minimised(task: Task, params: Any, frozen: Any, data: Any, steps: int, tolerance: Array) -> tuple[Array, Minimum]:
+def _minimised(
+    task: Task, params: Any, frozen: Any, data: Any, steps: Array, tolerance: Array
+) -> tuple[Array, Minimum]:
     def member(state: State, frozen: Any, data: Any, index: None, eps: None) -> tuple[Array, Minimum]:
         def value(params: Any) -> Array:
             return _loop.member_loss(task, State(params, None), frozen, data, index, eps)
