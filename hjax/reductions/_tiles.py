@@ -29,15 +29,25 @@ from ._costs import Bilinear, Mahalanobis, SquaredEuclidean
 from ._exp2 import exp2
 from ._problem import Problem, far
 
-# Tile sizes. Columns: a block of 5,120 float32 queries is 20 KiB a coordinate, so that block, running
-# minimum and sums stay in the L1 and L2 caches; unrolling amortises the loop, and its limit is
-# compile time, which grows with (atoms per step) x (d + p). XLA fuses each channel of a payload apart and
-# computes the weights again for it: from three channels on, a matrix product with a tile of weights is
-# faster, ten times at 16. Tiles: 512 x 1,024 float32 is 2 MiB.
-_COLUMN_QUERIES = 5120
+
+class _Sizes(NamedTuple):
+    """How many queries a block of columns has (none: no columns), and a tile's queries and atoms."""
+
+    columns: int | None
+    queries: int
+    atoms: int
+
+
+# CPU, measured. Columns: a block of 5,120 float32 queries is 20 KiB a coordinate, so that block, running
+# minimum and sums stay in the L1 and L2 caches. Tiles: 512 x 1,024 float32 is 2 MiB. Halved for float64
+# they are no faster: one row serves both precisions.
+# GPU and TPU, reasoned and not measured: each step of a loop is a kernel of its own, so tiles are as large
+# as a cache level (32 MiB of a GPU's L2, 8 MiB of a TPU's VMEM) and there are no loops over single atoms.
+_SIZES = {"cpu": _Sizes(5120, 1024, 512), "gpu": _Sizes(None, 8192, 1024), "tpu": _Sizes(None, 2048, 1024)}
+# Unrolling amortises the loop of columns, and its limit is compile time, which grows with (atoms per step)
+# x (d + p). XLA fuses each channel of a payload apart and computes the weights again for it: from three
+# channels on, a matrix product with a tile of weights is faster, ten times at 16.
 _COLUMN_OPERATIONS = 192
-_TILE_QUERIES = 1024
-_TILE_ATOMS = 512
 _LARGEST_DIFFERENCE_DIMENSION = 16
 _LARGEST_COLUMN_PAYLOAD = 2
 _FEWEST_COLUMN_QUERIES = 32
@@ -233,13 +243,14 @@ def plan_of(problem: Problem) -> Plan:
     if squared and not differences:
         offset, heights = jnp.sum(x * x, axis=1), heights + jnp.sum(y * y, axis=1)
         x = 2 * x
-    tile = _even(m, _TILE_QUERIES, 16), min(n, _TILE_ATOMS)
+    sizes = _SIZES.get(jax.default_backend(), _SIZES["gpu"])
+    tile = _even(m, sizes.queries, 16), min(n, sizes.atoms)
     if squared or isinstance(cost, Bilinear):
         form = slope = Product(*tile, squared=differences)
         few = m < _FEWEST_COLUMN_QUERIES or channels > _LARGEST_COLUMN_PAYLOAD
-        if d <= _LARGEST_DIFFERENCE_DIMENSION and not few:
+        if d <= _LARGEST_DIFFERENCE_DIMENSION and not few and sizes.columns:
             unroll = min(64, max(12, _COLUMN_OPERATIONS // (2 + d + channels)))
-            form = Columns(_even(m, _COLUMN_QUERIES, 16), min(n, unroll), differences)
+            form = Columns(_even(m, sizes.columns, 16), min(n, unroll), differences)
     else:
         form = slope = Pairwise(*tile, cost)
     heights = jnp.where(problem.present, heights, far(x.dtype))
