@@ -41,6 +41,16 @@ MODELS = {
     "a network of equinox": lambda: eqx.nn.Sequential(
         [eqx.nn.Linear(3, 3, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.softplus), _layer()]
     ),
+    "max-plus layer": lambda: hjax.nn.MaxPlusLayer(2, 3, 4, key=jax.random.key(0)),
+    "deep network": lambda: hjax.nn.LSENetwork(2, "scalar", [3, 3], 4, eps=[0.1, 0.2], key=jax.random.key(0)),
+    "convolution": lambda: hjax.nn.ConvLSE(2, 1, 2, 3, 4, eps=0.1, key=jax.random.key(0)),
+    "transformer": lambda: hjax.nn.Transformer(3, 2, size=8, depth=1, num_heads=2, key=jax.random.key(0)),
+    "classifier": lambda: hjax.nn.Classifier(_layer(2), 2, 3, eps=1.0, key=jax.random.key(0)),
+    "attention and patterns": lambda: (
+        hjax.nn.L2Attention(eps=0.5),
+        hjax.nn.KVCache(2, 8, 4, 4),
+        hjax.nn.HopfieldLayer(3, 5, eps=0.1, key=jax.random.key(0)),
+    ),
     "containers": lambda: {
         "keys": (jax.random.key(7), jax.random.split(jax.random.key(1, impl="rbg"), 3)),
         "numbers": [1, -(10**30), 0.1, float("inf"), 1 + 2j, True, None, "ε", np.float64(0.1)],

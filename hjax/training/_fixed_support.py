@@ -116,6 +116,7 @@ def fit_fixed_support(
         extra = (mean,)
     else:
         extra, constant = _own(targets, shares, samples, atoms.shape[0], dtype), jnp.zeros((), dtype)
+        _require_convex(loss, samples, atoms, g, eps, cost, extra[0])
     limit = 10 * float(jnp.finfo(dtype).eps) if tolerance is None else tolerance
     start = jnp.where(present, g, 0)
     found = _solve(
@@ -126,8 +127,6 @@ def fit_fixed_support(
     if loss is None:
         values = values - jnp.vdot(extra[0], values)
         gap = float(_gap(samples, atoms, eps, cost, jnp.asarray(present), values, extra[0]))
-    else:
-        _require_convex(loss, samples, atoms, jnp.where(present, values, jnp.inf), eps, cost, extra[0])
     gradient, made = float(found.gradient), int(found.steps)
     status = "finished"
     if gradient > limit:

@@ -47,19 +47,16 @@ def minimise(value: Callable[[Any], Array], start: Any, steps: Array, tolerance:
 
     def body(carry: Any) -> Any:
         params, state, best, k, idle = carry
-        now, gradient = at(params, state=state)
-        updates, state = optimizer.update(gradient, state, params, value=now, grad=gradient, value_fn=value)
-        params = optax.apply_updates(params, updates)
-        new, gradient = at(params, state=state)
-        found = Minimum(params, jnp.asarray(new), largest(gradient), k + 1)
+        now, gradient = at(params, state=state)  # from the line search that led here
+        found = Minimum(params, jnp.asarray(now), largest(gradient), k)
         # At the end of the digits the value stands still while the gradient still falls.
-        better = (new < best.value) | ((new <= best.value) & (found.gradient < best.gradient))
+        better = (found.value < best.value) | ((found.value <= best.value) & (found.gradient < best.gradient))
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, best)
-        return params, state, best, k + 1, jnp.where(better, 0, idle + 1)
+        updates, state = optimizer.update(gradient, state, params, value=now, grad=gradient, value_fn=value)
+        return optax.apply_updates(params, updates), state, best, k + 1, jnp.where(better, 0, idle + 1)
 
-    first, gradient = jax.value_and_grad(value)(start)
-    zero = jnp.asarray(0)
-    best = Minimum(start, first, largest(gradient), zero)
+    infinity, zero = jnp.full_like(jax.eval_shape(value, start), jnp.inf), jnp.asarray(0)
+    best = Minimum(start, infinity, infinity, zero)
     _, _, best, k, _ = lax.while_loop(going, body, (start, optimizer.init(start), best, zero, zero))
     return best._replace(steps=k)
 

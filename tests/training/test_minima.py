@@ -149,8 +149,6 @@ def test_polishing_an_ensemble_ends_where_scipy_does(double):
     assert fits.shape == (2, 2)
     assert (fits.metrics["loss"] <= rough.metrics["loss"]).all()
     assert (fits.metrics["loss"][:, 0] < 1e-7).all()
-    alone = polish(rough[0, 1], (x, y), loss=loss, steps=300)
-    assert alone.metrics["loss"] == pytest.approx(fits.metrics["loss"][0, 1], rel=0.1)
 
     def numpy_loss(p):
         c = (x - p[:6]) ** 2 / 4 + p[6:]
@@ -158,4 +156,4 @@ def test_polishing_an_ensemble_ends_where_scipy_does(double):
 
     start = np.concatenate([rough[0, 1].model.data.points[:, 0], rough[0, 1].model.data.values])
     want = scipy.optimize.minimize(numpy_loss, start, method="L-BFGS-B", options={"maxiter": 300, "maxfun": 10**5})
-    assert alone.metrics["loss"] < 1.1 * want.fun
+    assert fits.metrics["loss"][0, 1] < 1.1 * want.fun
