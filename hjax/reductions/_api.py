@@ -104,8 +104,9 @@ def softmin(
     `jit` and `vmap`, in O(M + N) memory.
 
     **Error:** a few ulp of the largest of |value|, |g_j| and the costs that carry weight; for d > 16 the
-    squared Euclidean cost is a centred matrix product, with a few ulp of `scale diam^2`. Weights, and
-    with them the mean and derivatives, carry the same error divided by eps.
+    squared Euclidean cost is a centred matrix product, with a few ulp of `scale diam^2`, as long as that
+    changes weights by less than a 64th (else it is computed from differences, at half the speed). Weights,
+    and with them the mean and derivatives, carry the same error divided by eps.
 
     **Cost:** O(M N d) time, memory O(M + N). Pruning evaluates the share of the pairs that
     `evaluated_fraction` reports: a share that falls with N where a query's weight sits on a bounded number
@@ -149,8 +150,8 @@ def hardmin(
 
     **Raises:** `ValueError` as `softmin`.
 
-    **Error:** the value is within a few ulp of the true minimum's terms; for d > 16 the atom is chosen by
-    a centred matrix product, so one that is worse by a few ulp of `scale diam^2` may win.
+    **Error:** the value is within a few ulp of the true minimum's terms; for d > 16 streaming
+    chooses the atom by a centred matrix product, so one that is worse by a few ulp of `scale diam^2` may win.
 
     **Cost:** where tiles of atoms can be ruled out (low dimension, or data of low dimension) little more
     than linear in M + N (measured: M = N, clusters in three dimensions, as N^1.17), else O(M N d), about
@@ -164,6 +165,8 @@ def hardmin(
     (-0.36, 1)
     """
     problem, batch = _problem(x, y, g, 1.0, cost, None, False, None)
+    # No temperature at which the rounding of a cost would be too much.
+    problem = problem._replace(eps=jnp.full_like(problem.eps, jnp.inf))
     index = _run(implementation_of(problem, implementation, minimum=True).argmin, problem)
     value = problem.base + cost_at(problem, index)
     value = jnp.where(jnp.any(problem.present), value, jnp.inf)

@@ -82,8 +82,6 @@ class _Layout(NamedTuple):
     blocks: Boxes
     tiles: Boxes
     stacks: Boxes
-    slack: Float[Array, ""]  # rounding of a cost by matrix products, in the units of q
-    offset: Float[Array, "b B"] | None
 
 
 def can_prune(problem: Problem, worth: int) -> bool:
@@ -102,24 +100,18 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     kappa = plan.scale * math.log2(math.e) / problem.eps
     mu, selection, few = _selected(layout, _negligible(problem) / lax.stop_gradient(kappa))
 
-    def some_pairs(x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-        atoms = _tiles(layout, *arrays[:3])
+    def some_pairs() -> tuple[Array, Array, Array]:
+        atoms = _tiles(layout, *plan.atoms[:3])
         settings = {"squared": _is_squared(plan), "group": GROUP}
-        z, s = pair_sums(_tile(*_forms(plan)), selection, (_rows(layout, x), mu), atoms, arrays[3], **settings)
-        return _in_order(layout, mu), _in_order(layout, z), _in_order(layout, s)
+        z, s = pair_sums(_tile(*_forms(plan)), selection, (_rows(layout, plan.x), mu), atoms, kappa, **settings)
+        return _in_order(layout, lax.stop_gradient(mu)), _in_order(layout, z), _in_order(layout, s)
 
-    def all_pairs(x: Array, arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-        return _streaming.minimum_and_sums(plan.form, plan.slope, False, x, *arrays)
-
-    operands = plan.x, (*plan.atoms[:3], kappa)
     # With a bound of one there is no choice, and only half as much to compile.
-    mu, z, s = some_pairs(*operands) if MOST_SELECTED >= 1 else lax.cond(few, some_pairs, all_pairs, *operands)
-    mu = lax.stop_gradient(mu)
-    some = mu < far(mu.dtype) / 2
-    z = jnp.where(some, z, 1)
-    least = mu if plan.offset is None else mu + plan.offset
-    value = problem.base + plan.scale * least - problem.eps * math.log(2) * jnp.log2(z)
-    return jnp.where(some, value, jnp.inf), jnp.where(some[:, None], s / z[:, None], 0)
+    if MOST_SELECTED >= 1:
+        least, z, s = some_pairs()
+    else:
+        least, z, s = lax.cond(few, some_pairs, lambda: _streaming.least_and_sums(problem))
+    return _streaming.gibbs(problem, least, jnp.where(least < far(least.dtype) / 2, z, 1), s)
 
 
 def argmin(problem: Problem) -> Int[Array, "M"]:
@@ -139,7 +131,7 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
     plan = layout.plan
     kappa = plan.scale * math.log2(math.e) / problem.eps
     least = cost_at(problem, index) / plan.scale
-    mu = _in_blocks(layout, least if plan.offset is None else least - plan.offset)
+    mu = _in_blocks(layout, least)
     # Down to the smallest weight there is: an entropy of 1e-30 is one of those.
     bits = -float(jnp.finfo(mu.dtype).minexp)
     selection = _within(layout, lax.stop_gradient(mu), bits / lax.stop_gradient(kappa))
@@ -191,7 +183,7 @@ def _selected(layout: _Layout, more: Array) -> tuple[Float[Array, "b B"], Select
 
 def _share(layout: _Layout, selection: Selection) -> Float[Array, ""]:
     tiles = -(-layout.plan.atoms.heights.shape[0] // TILE_ATOMS)
-    return jnp.mean(selection.counts.astype(layout.slack.dtype)) / tiles
+    return jnp.mean(selection.counts.astype(layout.plan.x.dtype)) / tiles
 
 
 def _tile(form: Form, slope: Form) -> Any:
@@ -223,8 +215,7 @@ def _tile(form: Form, slope: Form) -> Any:
 
 
 def _is_squared(plan: Plan) -> bool:
-    # The product form of a squared distance has an offset; that of a bilinear cost has none.
-    return getattr(plan.slope, "squared", False) or plan.offset is not None
+    return getattr(plan.slope, "squared", False)
 
 
 def _forms(plan: Plan) -> tuple[Form, Form]:
@@ -237,16 +228,11 @@ def _forms(plan: Plan) -> tuple[Form, Form]:
 
 
 def _layout(problem: Problem) -> _Layout:
-    plan = plan_of(problem)
+    # Differences in any dimension: what is left of the pairs are near ones, and bounds on differences are sharp.
+    plan = plan_of(problem, differences=True)
     m, n, _ = problem.shape
     present = problem.present
     x, y, heights = (lax.stop_gradient(a) for a in (plan.x, plan.atoms.points, plan.atoms.heights))
-    slack = jnp.zeros((), x.dtype)
-    if plan.offset is not None:
-        squares = jnp.sum(y * y, axis=1)
-        x, heights = x / 2, jnp.where(present, heights - squares, heights)
-        largest = jnp.max(lax.stop_gradient(plan.offset)) + jnp.max(squares)
-        slack = 8 * float(jnp.finfo(x.dtype).eps) * largest
     directions = coordinates_to_order_by(y)
     ends = [a if directions is None else jnp.matmul(a, directions) for a in (x, y)]
     low = jnp.minimum(*[jnp.min(a, axis=0) for a in ends])
@@ -265,9 +251,6 @@ def _layout(problem: Problem) -> _Layout:
         boxes_of_atoms(*(a.reshape(-1, many, *a.shape[1:]) for a in (y[filled], heights[filled], real)))
         for many in (TILE_ATOMS, TILE_ATOMS * STACK)
     )
-    offset = None
-    if plan.offset is not None:
-        offset = lax.stop_gradient(plan.offset)[padded].reshape(-1, BLOCK_QUERIES)
     shape = -1, TILE_ATOMS
     return _Layout(
         plan,
@@ -278,8 +261,6 @@ def _layout(problem: Problem) -> _Layout:
         blocks,
         tiles,
         stacks,
-        slack,
-        offset,
     )
 
 
@@ -309,12 +290,9 @@ def _in_order(layout: _Layout, values: Array) -> Array:
 
 def _within(layout: _Layout, least: Float[Array, "b B"], more: Array | float) -> Selection:
     """Look at every tile that may hold a cost within `more` of a query's least."""
-    if layout.offset is not None:
-        least = least + layout.offset
     limit = least + more
-    limit = limit + 8 * float(jnp.finfo(limit.dtype).eps) * jnp.abs(limit) + layout.slack
-    x = lax.stop_gradient(layout.plan.x)[layout.queries]
-    blocks = boxes_of_queries(x if layout.offset is None else x / 2, limit)
+    limit = limit + 8 * float(jnp.finfo(limit.dtype).eps) * jnp.abs(limit)
+    blocks = boxes_of_queries(lax.stop_gradient(layout.plan.x)[layout.queries], limit)
     return select(_is_squared(layout.plan), GROUP, blocks, layout.tiles, layout.stacks)
 
 

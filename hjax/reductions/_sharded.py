@@ -318,7 +318,8 @@ def _best(layout: _Layout, implementation: Any, inputs: dict[str, Any]) -> _Best
 
 
 def _local_hardmin(layout: _Layout, implementation: Any, inputs: dict[str, Any]) -> tuple[Array, Array]:
-    best = _best(layout, implementation, inputs)
+    # No temperature at which the rounding of a cost would be too much.
+    best = _best(layout, implementation, inputs | {"eps": jnp.full_like(inputs["eps"], jnp.inf)})
     return best.problem.base + best.least, best.winner
 
 

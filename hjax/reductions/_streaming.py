@@ -18,6 +18,7 @@ is what autodiff sees: one `custom_jvp` says "differentiate the additive sums of
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,12 +32,14 @@ from ._tiles import (
     Atoms,
     Form,
     Pairwise,
+    Plan,
     Product,
     Queries,
     Sums,
     gathered,
     indexed,
     is_moving,
+    is_rough,
     no_sums,
     plan_of,
     plus,
@@ -60,69 +63,96 @@ _LARGEST_GUESSED_EXPONENT = 2.0**12
 
 def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     """Value and Gibbs means; O(M + N) memory, derivatives of every order included."""
-    plan = plan_of(problem)
-    kappa = plan.scale * math.log2(math.e) / problem.eps
-    if isinstance(plan.form, Pairwise):
-        # The cost may close over anything, traced values too, so no rule can name its inputs.
-        mu = _minimum(plan.form, problem.causal, plan.x, plan.atoms)
-        z, s = _sums(plan.form, problem.causal, plan.x, plan.atoms, kappa, mu)
-    else:
-        forms = plan.form, plan.slope, problem.causal
-        mu, z, s = minimum_and_sums(*forms, plan.x, *plan.atoms[:3], kappa)
-    some = ~(mu >= far(mu.dtype) / 2)  # NaN is not nothing: it must show
-    mu = lax.stop_gradient(mu)
-    least = mu if plan.offset is None else mu + plan.offset
-    value = problem.base + plan.scale * least - problem.eps * math.log(2) * jnp.log2(z)
+    return gibbs(problem, *least_and_sums(problem))
+
+
+def gibbs(
+    problem: Problem, least: Float[Array, "M"], z: Float[Array, "M"], s: Float[Array, "M p"]
+) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
+    """Value and means from the sums of the weights, and of the payload under them, relative to a least cost q."""
+    some = ~(least >= far(least.dtype) / 2)  # NaN is not nothing: it must show
+    value = problem.base + plan_of(problem).scale * least - problem.eps * math.log(2) * jnp.log2(z)
     # A query that sees no atom has its weights spread over absent ones: no mean, no derivative.
     return jnp.where(some, value, jnp.inf), jnp.where(some[:, None], s / z[:, None], 0)
 
 
+def least_and_sums(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M"], Float[Array, "M p"]]:
+    """About the least cost q of each query, and the sums relative to it."""
+
+    def by(plan: Plan) -> tuple[Array, Array, Array]:
+        kappa = plan.scale * math.log2(math.e) / problem.eps
+        if isinstance(plan.form, Pairwise):
+            # The cost may close over anything, traced values too, so no rule can name its inputs.
+            mu = _minimum(plan.form, problem.causal, plan.x, plan.atoms)
+            return lax.stop_gradient(mu), *_sums(plan.form, problem.causal, plan.x, plan.atoms, kappa, mu)
+        forms = plan.form, plan.slope, problem.causal
+        mu, z, s = minimum_and_sums(*forms, plan.x, *plan.atoms[:3], kappa)
+        mu = lax.stop_gradient(mu)
+        return mu if plan.offset is None else mu + plan.offset, z, s
+
+    return _in_fit_form(problem, by)
+
+
 def argmin(problem: Problem) -> Int[Array, "M"]:
     """The first index of the least cost."""
-    plan = plan_of(problem)
 
-    def step(carry: tuple[Array, Array], queries: Queries, atoms: Atoms) -> tuple[Array, Array]:
-        least, index = carry
-        for q, _, j in seen_costs(plan.form, problem.causal, queries, atoms):
-            q = lax.stop_gradient(q)
-            if q.ndim == 2:
-                row = jnp.argmin(q, axis=0)
-                q, j = jnp.take_along_axis(q, row[None], axis=0)[0], j[row, 0]
-            lower = q < least
-            if isinstance(plan.form, Pairwise):
-                # NaN counts as least, so that the value shows it.
-                lower |= jnp.isnan(q) & ~jnp.isnan(least)
-            index = jnp.where(lower, j, index)
-            least = jnp.minimum(q, least)
-        return least, index
+    def by(plan: Plan) -> Int[Array, "M"]:
+        def step(carry: tuple[Array, Array], queries: Queries, atoms: Atoms) -> tuple[Array, Array]:
+            least, index = carry
+            for q, _, j in seen_costs(plan.form, problem.causal, queries, atoms):
+                q = lax.stop_gradient(q)
+                if q.ndim == 2:
+                    row = jnp.argmin(q, axis=0)
+                    q, j = jnp.take_along_axis(q, row[None], axis=0)[0], j[row, 0]
+                lower = q < least
+                if isinstance(plan.form, Pairwise):
+                    # NaN counts as least, so that the value shows it.
+                    lower |= jnp.isnan(q) & ~jnp.isnan(least)
+                index = jnp.where(lower, j, index)
+                least = jnp.minimum(q, least)
+            return least, index
 
-    def block(queries: Queries) -> Int[Array, "B"]:
-        start = jnp.full(queries.index.shape, jnp.inf, plan.x.dtype), jnp.zeros_like(queries.index)
-        return _scan_atoms(plan.form, plan.atoms, step, start, queries)[1]
+        def block(queries: Queries) -> Int[Array, "B"]:
+            start = jnp.full(queries.index.shape, jnp.inf, plan.x.dtype), jnp.zeros_like(queries.index)
+            return _scan_atoms(plan.form, plan.atoms, step, start, queries)[1]
 
-    return _map_queries(plan.form, plan.x, block)
+        return _map_queries(plan.form, plan.x, block)
+
+    return _in_fit_form(problem, by)
 
 
 def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
     """Mass and energy of all atoms but `index`, relative to it: the entropy's two ingredients."""
+
+    def by(plan: Plan) -> tuple[Array, Array]:
+        kappa = plan.scale * math.log2(math.e) / problem.eps
+        least = cost_at(problem, index) / plan.scale
+        # Where nothing is in reach there is no weight, whatever it is relative to.
+        least = jnp.where(least == jnp.inf, 0, least)
+        mu = least if plan.offset is None else least - plan.offset
+        tile = functools.partial(tile_spread, plan.form, problem.causal)
+
+        def block(queries: Queries, mu: Array, index: Array) -> tuple[Array, Array]:
+            def step(carry: tuple[Array, Array], queries: Queries, atoms: Atoms) -> tuple[Array, Array]:
+                return plus(carry, jax.checkpoint(tile)(queries, atoms, mu, index, kappa))
+
+            start = jnp.zeros_like(mu), jnp.zeros_like(mu)
+            return _scan_atoms(plan.form, plan.atoms, step, start, queries)
+
+        mass, energy = _map_queries(plan.form, plan.x, block, mu, index)
+        mass = jnp.where(jnp.isnan(mu), mu, mass)  # no atom counts relative to NaN, which must show
+        return mass, energy * math.log(2)
+
+    return _in_fit_form(problem, by)
+
+
+def _in_fit_form(problem: Problem, by: Callable[[Plan], Any]) -> Any:
+    """`by` the fastest plan, or where its costs would be too rough for this eps, by one of differences."""
     plan = plan_of(problem)
-    kappa = plan.scale * math.log2(math.e) / problem.eps
-    least = cost_at(problem, index) / plan.scale
-    # Where nothing is in reach there is no weight, whatever it is relative to.
-    least = jnp.where(least == jnp.inf, 0, least)
-    mu = least if plan.offset is None else least - plan.offset
-    tile = functools.partial(tile_spread, plan.form, problem.causal)
-
-    def block(queries: Queries, mu: Array, index: Array) -> tuple[Array, Array]:
-        def step(carry: tuple[Array, Array], queries: Queries, atoms: Atoms) -> tuple[Array, Array]:
-            return plus(carry, jax.checkpoint(tile)(queries, atoms, mu, index, kappa))
-
-        start = jnp.zeros_like(mu), jnp.zeros_like(mu)
-        return _scan_atoms(plan.form, plan.atoms, step, start, queries)
-
-    mass, energy = _map_queries(plan.form, plan.x, block, mu, index)
-    mass = jnp.where(jnp.isnan(mu), mu, mass)  # no atom counts relative to NaN, which must show
-    return mass, energy * math.log(2)
+    if plan.offset is None:
+        return by(plan)
+    rough = is_rough(plan, plan.scale * math.log2(math.e) / problem.eps)
+    return lax.cond(rough, lambda: by(plan_of(problem, differences=True)), lambda: by(plan))
 
 
 def describe(problem: Problem) -> str:

@@ -6,8 +6,9 @@ A tile is laid out with its queries as the last, contiguous axis, in one of thre
   built coordinate by coordinate from *differences*, so nothing cancels far from the origin. The
   fastest for values with a payload of two channels at most.
 - `Product`: an (atoms, queries) tile. For d <= 16 its costs are the same differences; beyond, one
-  matrix product on a centred cloud, with a rounding error of a few ulp of the squared diameter. Its
-  derivative is two matrix products either way: the form that every derivative runs in.
+  matrix product on a centred cloud, with a rounding error of a few ulp of the squared diameter, unless
+  `is_rough` says that this is too much: then differences again, at a third of the speed. Its derivative
+  is two matrix products either way: the form that every derivative runs in.
 - `Pairwise`: any other cost, called on a tile of pairs.
 
 Costs are in the problem's own units, `q = (c + heights)/scale`, so that a minimum has no multiplication
@@ -23,7 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ._costs import Bilinear, Mahalanobis, SquaredEuclidean
 from ._exp2 import exp2
@@ -155,11 +156,20 @@ def _product(a: Array, b: Array) -> Array:
 def _product_costs(squared: bool, x: Array, points: Array, heights: Array) -> Float[Array, "n B"]:
     if not squared:
         return heights[:, None] - _product(points, x)
-    q = heights[:, None]
-    for k in range(points.shape[1]):
-        difference = x[k] - points[:, k, None]
-        q = q + difference * difference
-    return q
+    q = jnp.broadcast_to(heights[:, None], (points.shape[0], x.shape[1]))
+
+    def add(q: Array, coordinates: tuple[Array, Array]) -> Array:
+        for a, b in zip(*coordinates, strict=True):
+            q = q + (a - b[:, None]) ** 2
+        return q
+
+    columns, d = points.T, points.shape[1]
+    if d <= _LARGEST_DIFFERENCE_DIMENSION:
+        return add(q, (x, columns))
+    # In pieces, as a thousand coordinates would take a minute to compile.
+    fill = (0, -d % _LARGEST_DIFFERENCE_DIMENSION), (0, 0)
+    x, columns = (jnp.pad(a, fill).reshape(-1, _LARGEST_DIFFERENCE_DIMENSION, a.shape[1]) for a in (x, columns))
+    return lax.scan(lambda q, piece: (add(q, piece), None), q, (x, columns))[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -224,7 +234,27 @@ class Plan(NamedTuple):
     offset: Float[Array, "M"] | None
 
 
-def plan_of(problem: Problem) -> Plan:
+@jax.custom_batching.custom_vmap
+def _any(flag: Array) -> Array:
+    """Of a batch, one answer for all, so that a `cond` on it remains a choice under vmap."""
+    return flag
+
+
+@_any.def_vmap
+def _any_of_batch(_: int, __: Any, flags: Array) -> tuple[Array, bool]:
+    return jnp.any(flags), False
+
+
+def is_rough(plan: Plan, kappa: Array) -> Bool[Array, ""]:
+    """Whether matrix products may change weights by more than their 64th part: clusters much tighter than the cloud."""
+    assert plan.offset is not None
+    points = plan.atoms.points
+    largest = jnp.max(plan.offset, initial=0) + jnp.max(jnp.sum(points * points, axis=1))
+    return _any(lax.stop_gradient(kappa * largest) * 8 * float(jnp.finfo(largest.dtype).eps) > 2.0**-6)
+
+
+def plan_of(problem: Problem, differences: bool = False) -> Plan:
+    """The fastest form for a problem; with `differences` the fastest that has no matrix product for a cost."""
     m, n, d = problem.shape
     cost, x, y, heights = problem.cost, problem.x, problem.y, problem.heights
     channels = problem.payload.shape[1]
@@ -233,7 +263,7 @@ def plan_of(problem: Problem) -> Plan:
     if squared:
         scale = cost.scale.astype(x.dtype)
         heights = heights / scale
-    differences = squared and d <= _LARGEST_DIFFERENCE_DIMENSION
+    differences = squared and (differences or d <= _LARGEST_DIFFERENCE_DIMENSION)
     if squared and (not differences or isinstance(cost, Mahalanobis)):
         # Exact algebra for any centre, and exact arithmetic for one that the cloud is close to.
         centre = middle(y)
