@@ -1,4 +1,4 @@
-"""The command line: `hjax solve`, `hjax verify`, `hjax info`.
+"""The command line: `hjax solve`, `hjax verify`, `hjax reproduce`, `hjax info`.
 
 Results go to stdout, progress and errors to stderr. An error is one sentence and exit code 2.
 """
@@ -117,6 +117,53 @@ def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+@app.command()
+def reproduce(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="Letters from A to G, or all (the default).")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small parameters: seconds instead of minutes.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("out/reproduce"),
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch MNIST and CIFAR-10; otherwise scikit-learn's digits serve.")
+    ] = False,
+) -> None:
+    """Run the paper's experiments: a figure and a CSV for each, and one manifest.json.
+
+    What is finished in the folder is kept; a run that was stopped goes on where it was. Exit code 1 if something that
+    must come out did not.
+    """
+    from .experiments import reproduce as room
+
+    room.select(experiments)
+    try:
+        with _progress("reading", 1.0) as step:
+            reports = room.run(
+                experiments,
+                out,
+                quick=quick,
+                download=download,
+                progress=lambda fraction, doing: step(doing, completed=fraction),
+            )
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here.", 130)
+    for report in reports:
+        _print_experiment(report.name, report.entry, report.kept)
+    typer.echo(f"figures, tables and {out / 'manifest.json'}")
+    if not all(report.entry["accepted"] for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_experiment(name: str, entry: dict, kept: bool) -> None:
+    before = ", already there" if kept else ""
+    typer.echo(f"{name}  {entry['title']} ({'quick' if entry['quick'] else 'full'}{before})")
+    typer.echo(f"   data: {entry['data']}")
+    for criterion in entry["acceptance"]:
+        value = criterion["value"]
+        shown = value if isinstance(value, str) else f"{value:.3g}"
+        typer.echo(f"   {'ok ' if criterion['met'] else 'NOT'}  {criterion['name']}: {shown} {criterion['wanted']}")
 
 
 @app.command()

@@ -373,6 +373,7 @@ def test_nothing_half_written(error: BaseException, tmp_path: Path, hjax_, monke
         (("solve", "--bogus"), "No such option"),
         (("bogus",), "No such command"),
         (("verify", "9.9"), "there is no statement '9.9'"),
+        (("reproduce", "Z", "--out", "out"), "there is no experiment 'Z'; there are A, B"),
     ],
 )
 def test_bad_arguments_are_one_sentence(
@@ -413,6 +414,51 @@ def test_verify_exits_1_when_a_verdict_changed(flags: tuple, hjax_, monkeypatch:
     assert "[0]" in stdout
     assert "does not hold" in stdout
     assert ("1 verdict changed" in stdout) == (not flags)
+
+
+def test_reproduce_prints_what_came_out_and_keeps_it(tmp_path: Path, hjax_, monkeypatch: pytest.MonkeyPatch):
+    from hjax.experiments.reproduce import _run as runner
+
+    experiment = runner.EXPERIMENTS["D"]
+    monkeypatch.setitem(runner.EXPERIMENTS, "D", experiment._replace(quick=experiment.quick | {"trials": 3, "d": [4]}))
+    for remark in ("(quick)", "(quick, already there)"):
+        code, stdout, _ = hjax_("reproduce", "D", "--quick", "--out", tmp_path / "out")
+        assert code == 0
+        assert remark in stdout
+        assert "data: generated from the seeds" in stdout
+        assert "ok   output against" in stdout
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["D.csv", "D.pdf", "D.png", "manifest.json"]
+    bad = experiment._replace(quick=experiment.quick | {"trials": 2, "d": [64]})  # no values that grad u cannot see
+    monkeypatch.setitem(runner.EXPERIMENTS, "D", bad)
+    code, stdout, _ = hjax_("reproduce", "D", "--quick", "--out", tmp_path / "out")
+    assert code == 1
+    assert "   NOT  generic V" in stdout
+
+
+def test_reproduce_where_nothing_can_be_written(tmp_path: Path, hjax_):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "out" / "D.png").mkdir(parents=True)
+    for out, fragment in (
+        (tmp_path / "file", "cannot be written"),
+        (tmp_path / "file" / "below", "cannot be written"),
+        (tmp_path / "out", "a folder has that name"),
+    ):
+        code, stdout, stderr = hjax_("reproduce", "D", "--quick", "--out", out)
+        assert (code, stdout) == (2, "")
+        assert fragment in stderr
+        assert len(stderr.strip().splitlines()) == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["D.png"]
+
+
+def test_reproduce_interrupted_says_how_to_go_on(tmp_path: Path, hjax_, monkeypatch: pytest.MonkeyPatch):
+    from hjax.experiments import reproduce
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "run", stop)
+    code, _, stderr = hjax_("reproduce", "D", "--out", tmp_path)
+    assert (code, stderr) == (130, "hjax: interrupted; the same command goes on from here.\n")
 
 
 def test_import_is_light_and_the_missing_extra_is_one_sentence():

@@ -15,7 +15,7 @@ ITEMS = """3.1.a 3.1.b 3.1.c 3.2 4.1.a 4.1.b 4.1.c 4.1.d gauge.a gauge.b gauge.c
 5.1.a 5.1.b 5.1.c 5.1.d 5.1.e T5 7.1.ii.a 7.1.ii.b 7.1.iii.a 7.1.iii.b 7.1.iii.c 7.1.iii.d 7.1.iv 7.1.v E.4.ii
 eq6-7 4.2.a 4.2.b 4.2.c 4.2.d E.1 E.2 H.10 H.11 H.12 H.13
 C.class C.kernel D.1 D.2.a D.2.b D.2.c D.3.a D.3.b D.4 E.6 score
-H.1 H.2 H.8 H.9 T6 T6.b exp.Q"""
+H.1 H.2 H.8 H.9 T6 T6.b exp.Q exp.A exp.B exp.C exp.D exp.E exp.F exp.G"""
 
 
 def test_no_item_is_missing():

@@ -24,6 +24,7 @@ from . import _blocks as _blocks  # isort: split
 from . import _activations as _activations  # isort: split
 from . import _tokens as _tokens  # isort: split
 from . import _quadrature as _quadrature  # isort: split
+from . import _experiments as _experiments  # isort: split
 from ._table import Evidence as Evidence
 from ._table import Finding as Finding
 from ._table import Verdict as Verdict

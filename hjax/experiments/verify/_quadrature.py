@@ -1,6 +1,7 @@
 """The quadrature experiment (exp.Q): which exponent in N the discrete solution has, and where it comes from."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,6 +28,24 @@ def _by_pyramids(d: int) -> float:
     return -math.log(d * integral / 2**d)
 
 
+def grid_errors(sides: Mapping[int, Sequence[int]]) -> dict[int, dict[str, list[float]]]:
+    """Errors at x = 0 of hjax's mean over grids of n^d points, n in `sides[d]`: with end points, and midpoints."""
+    # One shape for every d and N: unused coordinates are zero, unused atoms absent.
+    size, found = max(max(each) ** d for d, each in sides.items()), {}
+    for d, each in sides.items():
+        exact, errors = _by_pyramids(d), {"end points": [], "midpoints": []}
+        for n in each:
+            lines = {"end points": np.linspace(-2, 2, n), "midpoints": (np.arange(n) + 0.5) * 4 / n - 2}
+            for name, line in lines.items():
+                points, values = np.zeros((size, 4)), np.full(size, np.inf)
+                grid = np.stack([axis.ravel() for axis in np.meshgrid(*d * [line])], axis=1)
+                points[: n**d, :d], values[: n**d] = grid, np.linalg.norm(grid, axis=1)
+                u = float(hjax.softmin(np.zeros(4), points, values, eps=1.0, cost=hjax.SquaredEuclidean(0.25)).value)
+                errors[name].append(abs(u + math.log(n**d) - exact))
+        found[d] = errors
+    return found
+
+
 @check(
     "exp.Q",
     "The mean over a grid of N points has error N^(-1/d); corrected: that is what equal weights cost at the "
@@ -35,19 +54,9 @@ def _by_pyramids(d: int) -> float:
 )
 def quadrature_exponent() -> Evidence:
     """eps = t = 1, g = |y|, x = 0, means over [-2, 2]^d: hjax on both grids, and Gauss-Legendre on pyramids."""
-    # One shape for every d and N: unused coordinates are zero, unused atoms absent.
-    size, slopes = max(max(sides) ** d for d, sides in _SIDES.items()), {}
-    for d, sides in _SIDES.items():
-        exact, errors = _by_pyramids(d), {"end points": [], "midpoints": []}
-        for n in sides:
-            lines = {"end points": np.linspace(-2, 2, n), "midpoints": (np.arange(n) + 0.5) * 4 / n - 2}
-            for name, line in lines.items():
-                points, values = np.zeros((size, 4)), np.full(size, np.inf)
-                grid = np.stack([axis.ravel() for axis in np.meshgrid(*d * [line])], axis=1)
-                points[: n**d, :d], values[: n**d] = grid, np.linalg.norm(grid, axis=1)
-                u = float(hjax.softmin(np.zeros(4), points, values, eps=1.0, cost=hjax.SquaredEuclidean(0.25)).value)
-                errors[name].append(abs(u + math.log(n**d) - exact))
-        totals = [n**d for n in sides]
+    slopes = {}
+    for d, errors in grid_errors(_SIDES).items():
+        totals = [n**d for n in _SIDES[d]]
         slopes[d] = {name: float(np.polyfit(np.log(totals), np.log(e), 1)[0]) for name, e in errors.items()}
     figure = "; ".join(
         f"d={d}: N^{s['end points']:.2f} with end points, N^{s['midpoints']:.2f} with midpoints (-1/d = {-1 / d:.2f})"
