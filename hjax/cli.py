@@ -162,7 +162,7 @@ def _print_experiment(name: str, entry: dict, kept: bool) -> None:
     typer.echo(f"   data: {entry['data']}")
     for criterion in entry["acceptance"]:
         value = criterion["value"]
-        shown = value if isinstance(value, str) else f"{value:.3g}"
+        shown = value if isinstance(value, str) else f"{value:.4g}"
         typer.echo(f"   {'ok ' if criterion['met'] else 'NOT'}  {criterion['name']}: {shown} {criterion['wanted']}")
 
 

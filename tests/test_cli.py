@@ -458,7 +458,7 @@ def test_reproduce_interrupted_says_how_to_go_on(tmp_path: Path, hjax_, monkeypa
 
     monkeypatch.setattr(reproduce, "run", stop)
     code, _, stderr = hjax_("reproduce", "D", "--out", tmp_path)
-    assert (code, stderr) == (130, "hjax: interrupted; the same command goes on from here.\n")
+    assert (code, stderr.strip()) == (130, "hjax: interrupted; the same command goes on from here.")
 
 
 def test_import_is_light_and_the_missing_extra_is_one_sentence():

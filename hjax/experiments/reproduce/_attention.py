@@ -157,7 +157,7 @@ def _draw(parameters: Parameters, found: dict[str, Arrays], results: Results) ->
     exact.set_ylim(bottom=2e-17)
     note = "no such change exists once\nd + 1 reaches the number of keys"
     if np.isnan(found[f"d={parameters['d'][-1]}"]["blind"]).any():
-        wrong.text(places[-1] + 0.4, 0.3, note, ha="right", fontsize=8, color="#8d5a97")
+        wrong.text(places[-1] + 0.15, 0.3, note, ha="right", fontsize=8, color="#8d5a97")
     trials = f"{parameters['trials']} trials each, bars at the median"
     dress(exact, f"What holds: to rounding ({trials})", "dimension $d$", "largest error of the output")
     dress(wrong, "What does not", "dimension $d$", "largest difference of the output")

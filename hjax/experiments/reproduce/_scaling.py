@@ -235,7 +235,7 @@ def _swept(
         )  # fmt: skip
     logarithmic(axes, "x", eps)
     logarithmic(axes, "y")
-    legend(axes, loc="lower right")
+    legend(axes, loc="center right", bbox_to_anchor=(1.0, 0.38))
     dress(axes, rf"d = {d}: $N$ held, $\varepsilon$ moved", r"temperature $\varepsilon$", "largest test error")
 
 
