@@ -29,6 +29,7 @@ def test_it_was_saved_after_a_clean_run(name: str):
     assert "display_data" in kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_it_runs(name: str, tmp_path: Path):
     lines = []

@@ -159,6 +159,7 @@ def test_anisotropic_is_the_integral_with_a_full_metric(tmp_path: Path):
     assert solved.checks["residual_relative"] < 1e-12
 
 
+@pytest.mark.slow
 def test_ten_dimensions_along_a_slice(tmp_path: Path):
     small = ("shape = 49", "shape = 7")
     errors = [

@@ -159,7 +159,7 @@ def test_which_implementation_refuses_what_softmin_refuses():
         hjax.which_implementation(X, Y, G[:3])
 
 
-@pytest.mark.parametrize("d", [2, 16])
+@pytest.mark.parametrize("d", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_no_matrix_of_all_pairs_is_ever_in_memory(d):
     n = 20_000
     x, y, g = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, d), (n, d), (n,)))

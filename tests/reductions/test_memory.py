@@ -53,6 +53,7 @@ def test_reverse_over_reverse_at_10240_fits_128_megabytes(name):
     assert temporaries(jax.grad(slope, argnums=inputs), 10_240, dimension) < 128 * MEGABYTE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COSTS)
 def test_forward_over_reverse_at_10240_fits_128_megabytes(name):
     dimension, make = COSTS[name]
