@@ -64,3 +64,10 @@ def double():
     """Run the test in double precision only."""
     with enable_x64(True):
         yield np.dtype("float64")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """The programs of all tests together take ten gigabytes."""
+    yield
+    jax.clear_caches()
