@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh
 
 DIGITS = "scikit-learn digits (1,797 images of 8 x 8 pixels), in place of"
 
@@ -131,6 +132,7 @@ def principal_components(images: Images, count: int) -> Images:
     """The same images as their scores on the first `count` components of the training images."""
     mean = images.x.mean(axis=0)
     centred = images.x - mean
-    # Eigenvectors of the covariance, largest first: pixels are fewer than images.
-    basis = np.linalg.eigh(centred.T @ centred / len(centred))[1][:, ::-1][:, :count]
+    # Eigenvectors of the covariance, largest first: in the data sets pixels are fewer than images.
+    pixels = centred.shape[1]
+    basis = eigh(centred.T @ centred / len(centred), subset_by_index=[pixels - count, pixels - 1])[1][:, ::-1]
     return images._replace(x=centred @ basis, x_test=(images.x_test - mean) @ basis)

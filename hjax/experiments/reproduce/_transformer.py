@@ -31,7 +31,7 @@ _FULL: Parameters = {
     "seed": 0,
     "inferred": ["d", "units", "in_40_digits"],
 }
-_QUICK = _FULL | {"trials": 20, "d": [4, 16], "eps": [0.05, 0.2, 1.0], "units": 2, "in_40_digits": 1}
+_QUICK = _FULL | {"trials": 20, "d": [8], "eps": [0.05, 0.2, 1.0], "units": 2, "in_40_digits": 1}
 
 
 def _parts(parameters: Parameters) -> dict[str, float]:
