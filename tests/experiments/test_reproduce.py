@@ -54,6 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow  # the theorem table runs the same in the default suite
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quick_run_writes_a_figure_a_table_and_its_place_in_the_manifest(name, quick):
     folder, reports = quick
@@ -77,11 +78,13 @@ def test_a_quick_run_writes_a_figure_a_table_and_its_place_in_the_manifest(name,
     assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_nothing_else_is_left_in_the_folder(quick):
     expected = {f"{name}.{suffix}" for name in NAMES for suffix in ("csv", "png", "pdf")} | {"manifest.json"}
     assert set(contents(quick[0])) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "wanted"), [("E", "MNIST"), ("F", "CIFAR-10")])
 def test_where_digits_serve_every_output_says_so(name, wanted, quick):
     folder, _ = quick
