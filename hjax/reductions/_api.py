@@ -110,7 +110,7 @@ def softmin(
 
     **Cost:** O(M N d) time, memory O(M + N). Pruning evaluates the share of the pairs that
     `evaluated_fraction` reports: a share that falls with N where a query's weight sits on a bounded number
-    of atoms (eps shrinking like N^(-2/d); measured in the plane, time as N^1.35), and stays the same at
+    of atoms (eps shrinking like N^(-2/d); measured in the plane, time as N^1.17), and stays the same at
     a fixed eps. `python -m benchmarks` measures all of it against peers.
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 4.1, eqs 4-5.
@@ -154,7 +154,7 @@ def hardmin(
     chooses the atom by a centred matrix product, so one that is worse by a few ulp of `scale diam^2` may win.
 
     **Cost:** where tiles of atoms can be ruled out (low dimension, or data of low dimension) little more
-    than linear in M + N (measured: M = N, clusters in three dimensions, as N^1.17), else O(M N d), about
+    than linear in M + N (measured: M = N, clusters in three dimensions, as N^1.12), else O(M N d), about
     half of `softmin`'s; memory O(M + N); derivatives O(M d).
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 5.1, eqs 9-10.
