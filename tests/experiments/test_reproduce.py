@@ -108,6 +108,7 @@ def test_a_second_run_does_nothing(tiny, tmp_path):
     assert seen == [(1.0, "done")]
 
 
+@pytest.mark.slow
 def test_damaged_files_and_other_parameters_are_run_again_without_a_second_row(tiny, tmp_path, monkeypatch):
     reproduce.run(["C", "D"], tmp_path, quick=True)
     whole = contents(tmp_path)
@@ -124,6 +125,7 @@ def test_damaged_files_and_other_parameters_are_run_again_without_a_second_row(t
     assert set(json.loads((tmp_path / "manifest.json").read_text())["experiments"]) == {"C", "D"}
 
 
+@pytest.mark.slow
 def test_a_quick_run_does_not_replace_a_full_one(tiny, tmp_path):
     reproduce.run(["C", "D"], tmp_path)
     before = contents(tmp_path)

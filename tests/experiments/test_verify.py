@@ -22,7 +22,10 @@ def test_no_item_is_missing():
     assert set(ITEMS.split()) <= set(verify.items())
 
 
-@pytest.mark.parametrize("item", verify.items())
+LONG = {"exp.A", "exp.B", "exp.C", "exp.E"}
+
+
+@pytest.mark.parametrize("item", [pytest.param(i, marks=[pytest.mark.slow] * (i in LONG)) for i in verify.items()])
 def test_verdict_is_the_expected_one(item):
     # T6 means T6.b as well.
     row = next(row for row in verify.run([item]) if row.item == item)

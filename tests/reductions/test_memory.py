@@ -40,6 +40,7 @@ def test_value_and_gradient_in_all_inputs_at_40960_fit_64_megabytes(name):
     assert temporaries(function, 40_960, dimension) < 64 * MEGABYTE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COSTS)
 def test_reverse_over_reverse_at_10240_fits_128_megabytes(name):
     dimension, make = COSTS[name]

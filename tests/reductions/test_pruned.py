@@ -75,6 +75,7 @@ def test_values_and_slopes_where_nearly_all_or_nothing_is_skipped(eps: float):
     assert np.isfinite(temperature)
 
 
+@pytest.mark.slow
 def test_a_tolerance_is_kept_and_skips_more():
     x, y, g = smooth(2)
     eps, shares = 1e-3, []
@@ -89,7 +90,7 @@ def test_a_tolerance_is_kept_and_skips_more():
     assert shares[-1] < shares[0]
 
 
-@pytest.mark.parametrize(("d", "spread"), [(3, 0.03), (20, 0.01)])
+@pytest.mark.parametrize(("d", "spread"), [(3, 0.03), pytest.param(20, 0.01, marks=pytest.mark.slow)])
 def test_the_nearest_atom_is_that_of_a_tree(d: int, spread: float):
     x, y, g = clustered(d, spread)
     value, index = hjax.hardmin(x, y, g, implementation="pruned")
@@ -126,6 +127,7 @@ def test_coordinates_far_from_the_origin_prune_as_well():
     assert fraction(x + np.float32(4096), y + np.float32(4096), g, 1e-3) < 0.1
 
 
+@pytest.mark.slow
 def test_the_tiles_looked_at_are_the_share_evaluated_and_hold_the_weights():
     x, y, g = smooth(2)
     cost = hjax.SquaredEuclidean(SCALE)

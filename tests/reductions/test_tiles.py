@@ -10,7 +10,7 @@ import hjax
 M, N = 9000, 2500  # more than one tile of every row of the table
 
 
-@pytest.mark.parametrize(("device", "d"), [("gpu", 2), ("tpu", 17)])
+@pytest.mark.parametrize(("device", "d"), [pytest.param("gpu", 2, marks=pytest.mark.slow), ("tpu", 17)])
 def test_sizes_of_other_devices_give_the_same_numbers(monkeypatch, device, d):
     random = np.random.default_rng(d)
     x, y = (jnp.asarray(random.normal(size=(n, d)), jnp.float32) for n in (M, N))

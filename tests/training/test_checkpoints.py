@@ -127,6 +127,7 @@ def test_an_ensemble_resumes_to_the_same_bits(tmp_path):
     np.testing.assert_array_equal(resumed.model.weight, whole.model.weight)
 
 
+@pytest.mark.slow
 def test_eight_devices_agree_with_one():
     done = child("eight_devices", XLA_FLAGS="--xla_force_host_platform_device_count=8")
     assert done.returncode == 0, done.stderr
