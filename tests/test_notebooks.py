@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-QUICK = {"how_far_one_reduction_goes": "SIZES = (40_000,)"}
+QUICK = {
+    "how_far_one_reduction_goes": "SIZES = (40_000,)",
+    # Here it is the compiler that takes the time.
+    "networks_that_solve": "QUICK = True\njax.config.update('jax_disable_most_optimizations', True)",
+}
 
 
 def cells(name: str) -> list[dict]:
