@@ -151,7 +151,7 @@ def check(d: int, queries: int, dtype: Any, implementation: str, atoms: int = AT
     assert not over, f"{len(over)} errors beyond the table, in units of what it allows: {over}"
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 8, 9, 32, 128])
+@pytest.mark.parametrize("d", [1, 2, 3, 8, 9, 32, pytest.param(128, marks=pytest.mark.slow)])
 def test_values_and_gradients_over_fourteen_decades_of_eps(precision, d):
     check(d, 1 if d == 128 else 2, precision, "streaming")
 
@@ -161,6 +161,7 @@ def test_the_dense_definition_keeps_the_same_promise(precision, d):
     check(d, 2, precision, "dense")
 
 
+@pytest.mark.slow
 def test_many_queries_run_in_columns_and_keep_the_same_promise(precision):
     check(2, 33, precision, "streaming", atoms=7)
 

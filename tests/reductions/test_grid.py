@@ -1,5 +1,7 @@
 """`on_grid` against SciPy's distance transforms, brute force in float64, mpmath and the FFT."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -50,20 +52,26 @@ def test_indicator_data_give_scipys_squared_distance_transform(shape, share):
     np.testing.assert_allclose(got, ndimage.distance_transform_edt(mask, sampling=sampling) ** 2, rtol=1e-6)
 
 
+@functools.cache
+def one_dimensional_costs(name: str, dtype: np.dtype) -> tuple:
+    """The cost for hjax and its formula; one object each, so that all temperatures share a program."""
+    metric = np.array([0.5, 2.0])
+    return {
+        "squared": (hjax.SquaredEuclidean(3.0), lambda k, x, y: 3.0 * (x - y) ** 2),
+        "quartic": (Quartic(jnp.asarray(40.0, dtype)), lambda k, x, y: 40.0 * (x - y) ** 4),
+        "absolute": (lambda x, y: 2 * jnp.abs(x - y), lambda k, x, y: 2 * np.abs(x - y)),
+        "asymmetric": (lambda x, y: jnp.exp(x - y) - (x - y), lambda k, x, y: np.exp(x - y) - (x - y)),
+        "metric": (hjax.Mahalanobis(metric.astype(dtype)), lambda k, x, y: (x - y) ** 2 / metric[k]),
+    }[name]
+
+
 @pytest.mark.parametrize("name", ["squared", "quartic", "absolute", "asymmetric", "metric"])
 @pytest.mark.parametrize("eps", [None, 1e-8, 1e-2, 1.0, 1e6])
 def test_any_convex_cost_on_uneven_axes_agrees_with_brute_force(precision, name, eps):
     axes = [uneven(23), uneven(17, 1) + 5.0]
     g = np.random.default_rng(2).normal(size=(23, 17)) + 100.0
     g[np.random.default_rng(3).random(g.shape) < 0.2] = np.inf
-    metric = np.array([0.5, 2.0])
-    cost, exact = {
-        "squared": (hjax.SquaredEuclidean(3.0), lambda k, x, y: 3.0 * (x - y) ** 2),
-        "quartic": (Quartic(jnp.asarray(40.0, precision)), lambda k, x, y: 40.0 * (x - y) ** 4),
-        "absolute": (lambda x, y: 2 * jnp.abs(x - y), lambda k, x, y: 2 * np.abs(x - y)),
-        "asymmetric": (lambda x, y: jnp.exp(x - y) - (x - y), lambda k, x, y: np.exp(x - y) - (x - y)),
-        "metric": (hjax.Mahalanobis(metric.astype(precision)), lambda k, x, y: (x - y) ** 2 / metric[k]),
-    }[name]
+    cost, exact = one_dimensional_costs(name, precision)
     low, placed = g.astype(precision), [a.astype(precision) for a in axes]
     held = [a.astype(np.float64) for a in placed]
     costs = costs_between(held, exact)

@@ -30,7 +30,7 @@ def temporaries(function, size, dimension):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "squared")) for n in COSTS])
 def test_value_and_gradient_in_all_inputs_at_40960_fit_64_megabytes(name):
     dimension, make = COSTS[name]
     inputs = tuple(range(5 if name == "bilinear" else 6))  # the scale plays no part in it
