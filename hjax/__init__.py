@@ -2,6 +2,9 @@
 
 from importlib.metadata import version as _version
 
+# dynamics
+from . import dynamics as dynamics
+
 # networks
 from . import nn as nn
 
@@ -13,11 +16,13 @@ from ._serialisation import load as load
 from ._serialisation import save as save
 
 # hamiltonians
+from .hamiltonians import Advection as Advection
 from .hamiltonians import Eikonal as Eikonal
 from .hamiltonians import Hamiltonian as Hamiltonian
 from .hamiltonians import Power as Power
 from .hamiltonians import Quadratic as Quadratic
 from .hamiltonians import Relativistic as Relativistic
+from .hamiltonians import Separable as Separable
 
 # initial data
 from .initial_data import InitialData as InitialData

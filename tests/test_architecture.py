@@ -27,6 +27,7 @@ ROOMS = [
     "reductions",
     "solutions",
     "nn",
+    "dynamics",
     "training",
     "experiments",
     "cli",

@@ -4,4 +4,6 @@ from ._hamiltonian import Hamiltonian as Hamiltonian
 from ._isotropic import Eikonal as Eikonal
 from ._isotropic import Power as Power
 from ._isotropic import Relativistic as Relativistic
+from ._phase_space import Advection as Advection
+from ._phase_space import Separable as Separable
 from ._quadratic import Quadratic as Quadratic

@@ -7,6 +7,8 @@ from ._compose import compose as compose
 from ._conv_lse import ConvLSE as ConvLSE
 from ._description import Description as Description
 from ._encoder_decoder import EncoderDecoder as EncoderDecoder
+from ._evolution import Evolution as Evolution
+from ._evolution import Flow as Flow
 from ._gate import LSEGate as LSEGate
 from ._gauge import data_scale_gauge as data_scale_gauge
 from ._gauge import generalization_gauge as generalization_gauge
