@@ -21,5 +21,6 @@ from ._lse_layer import LSELayer as LSELayer
 from ._lse_network import LSENetwork as LSENetwork
 from ._max_plus import MaxPlusLayer as MaxPlusLayer
 from ._multihead_attention import MultiheadAttention as MultiheadAttention
+from ._resnet import ResNet as ResNet
 from ._transformer import Transformer as Transformer
 from ._transformer_block import TransformerBlock as TransformerBlock
