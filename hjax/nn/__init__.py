@@ -19,8 +19,11 @@ from ._kv_cache import KVCache as KVCache
 from ._l2_attention import L2Attention as L2Attention
 from ._lse_layer import LSELayer as LSELayer
 from ._lse_network import LSENetwork as LSENetwork
+from ._lstm import LSTM as LSTM
+from ._lstm import SwitchedLSTM as SwitchedLSTM
 from ._max_plus import MaxPlusLayer as MaxPlusLayer
 from ._multihead_attention import MultiheadAttention as MultiheadAttention
 from ._resnet import ResNet as ResNet
+from ._rnn import RNN as RNN
 from ._transformer import Transformer as Transformer
 from ._transformer_block import TransformerBlock as TransformerBlock

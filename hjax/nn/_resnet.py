@@ -101,7 +101,7 @@ class ResNet(Evolution):
                 f"kind is {kind!r}; pass 'tanh' or 'lse', or make your own blocks with ResNet.from_blocks(make, ...)."
             )
         self.size, self.depth = _rows.size("size", size), _rows.size("depth", depth)
-        self.horizon = _positive_number("horizon", horizon)
+        self.horizon = _sequence.positive_number("horizon", horizon)
         width, eps = _rows.size("width", width), _checks.positive_scalar("eps", eps)
 
         def make(key: PRNGKeyArray) -> ResidualBlock | LSELayer:
@@ -270,7 +270,3 @@ def _interpolation(name: str) -> Any:
     if name not in ("constant", "linear"):
         raise ValueError(f"interpolation is {name!r}; pass 'constant' or 'linear'.")
     return name
-
-
-def _positive_number(name: str, value: Any) -> float:
-    return float(_checks.positive_scalar(name, value))
