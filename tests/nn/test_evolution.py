@@ -1,0 +1,113 @@
+"""What every network that steps a state keeps, driven by a registry: adding a class is adding a line."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hjax
+
+from .. import tolerances
+
+STEPS = 4
+
+
+class Case(NamedTuple):
+    """How to make a network, the shape of a sample that takes it STEPS steps, and where to evaluate its field."""
+
+    make: Callable[[Any], Any]
+    shape: tuple[int, ...]
+    at: Any
+
+
+def _other(key):
+    first, second = jax.random.split(key)
+    parts = eqx.nn.Linear(3, 4, key=first), eqx.nn.Lambda(jax.nn.softplus), eqx.nn.Linear(4, 3, key=second)
+    return eqx.nn.Sequential(parts)
+
+
+# `at` of a network with a clock is a time, of a driven one the shape of an input.
+EVOLUTIONS = {
+    "ResNet": Case(lambda k: hjax.nn.ResNet(3, 5, STEPS, eps=0.7, horizon=2.0, key=k), (3,), 1.2),
+    "ResNet of LSE blocks": Case(lambda k: hjax.nn.ResNet(3, 5, STEPS, eps=0.2, kind="lse", key=k), (3,), 0.6),
+    "ResNet at eps = 0": Case(lambda k: hjax.nn.ResNet(3, 5, STEPS, kind="lse", key=k).tropical(), (3,), 0.6),
+    "ResNet of other blocks": Case(lambda k: hjax.nn.ResNet.from_blocks(_other, 3, STEPS, key=k), (3,), 0.0),
+    "RNN": Case(lambda k: hjax.nn.RNN(2, 3, eps=0.5, key=k), (STEPS, 2), (2,)),
+    "LSTM": Case(lambda k: hjax.nn.LSTM(2, 3, eps=0.5, key=k), (STEPS, 2), (2,)),
+    "SwitchedLSTM": Case(lambda k: hjax.nn.LSTM(2, 3, key=k).tropical(), (STEPS, 2), (2,)),
+}
+
+each = pytest.mark.parametrize("name", EVOLUTIONS)
+
+
+def made(name: str) -> tuple[Any, jax.Array]:
+    """The network and a sample, in the precision of the moment."""
+    return _made(name, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _made(name: str, double: bool) -> tuple[Any, jax.Array]:
+    case = EVOLUTIONS[name]
+    return case.make(jax.random.key(3)), jnp.asarray(np.random.default_rng(7).normal(size=case.shape), float)
+
+
+def _normal(rng: np.random.Generator, tree: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), tree)
+
+
+@each
+def test_states_are_a_loop_of_steps(precision, name):
+    network, x = made(name)
+    run = eqx.filter_jit(lambda n, x: (n.states(x), jax.vmap(n.states)(jnp.stack([x, 2 * x]))))
+    states, batch = run(network, x)
+    assert all(leaf.shape[0] == STEPS + 1 and leaf.dtype == precision for leaf in jax.tree.leaves(states))
+    step = eqx.filter_jit(lambda n, s, d: n.step(s, d))
+    state, drives = network.initial_state(x), network.drives(x)
+    for k in range(STEPS + 1):
+        for got, want in zip(jax.tree.leaves(states), jax.tree.leaves(state), strict=True):
+            np.testing.assert_allclose(got[k], want, atol=8 * tolerances.of(precision).atol)
+        if k < STEPS:
+            state = step(network, state, jax.tree.map(lambda a, k=k: a[k], drives))
+    for got, want in zip(jax.tree.leaves(batch), jax.tree.leaves(states), strict=True):
+        np.testing.assert_allclose(got[0], want, atol=8 * tolerances.of(precision).atol)
+
+
+@each
+def test_the_field_is_the_hamiltonian_s_derivative_in_the_momentum(double, name):
+    network, x = made(name)
+    rng, at = np.random.default_rng(1), EVOLUTIONS[name].at
+    at = at if isinstance(at, float) else jnp.asarray(rng.normal(size=at))
+    state = _normal(rng, network.initial_state(x))
+    momentum = _normal(rng, state)
+
+    def value(p):
+        return network.hamiltonian(state, p, at)
+
+    leaves, structure = jax.tree.flatten(momentum)
+    field = jax.tree.leaves(eqx.filter_jit(lambda n: n.field(state, at))(network))
+    # H is linear in p, so a difference of any size is its derivative: no autodiff here.
+    ahead = jax.jit(value)
+    base = ahead(momentum)
+    for i, leaf in enumerate(leaves):
+        for j in range(leaf.size):
+            moved = jax.tree.unflatten(structure, [*leaves[:i], leaf.at[j].add(1.0), *leaves[i + 1 :]])
+            np.testing.assert_allclose(ahead(moved) - base, field[i][j], atol=1e-13)
+
+
+@each
+def test_it_goes_through_a_file_and_says_what_it_solves(name, tmp_path):
+    network, x = made(name)
+    hjax.save(tmp_path / "network", network)
+    loaded = hjax.load(tmp_path / "network")
+    assert jax.tree.structure(loaded) == jax.tree.structure(network)
+    run = eqx.filter_jit(lambda n, x: n(x))
+    np.testing.assert_array_equal(run(loaded, x), run(network, x))
+    reading = network.describe()
+    assert reading.model == type(network).__name__
+    assert reading.status == "structural"
+    assert str(reading).startswith(f"{reading.model} (structural)")
