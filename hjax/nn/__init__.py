@@ -25,6 +25,7 @@ from ._max_plus import MaxPlusLayer as MaxPlusLayer
 from ._multihead_attention import MultiheadAttention as MultiheadAttention
 from ._resnet import ResNet as ResNet
 from ._rnn import RNN as RNN
+from ._selective_ssm import SelectiveSSM as SelectiveSSM
 from ._ssm import SSM as SSM
 from ._transformer import Transformer as Transformer
 from ._transformer_block import TransformerBlock as TransformerBlock

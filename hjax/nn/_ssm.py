@@ -105,9 +105,9 @@ class SSM(Evolution):
         step_size: float = 1.0,
         key: PRNGKeyArray,
     ):
-        _word("structure", structure, Structure)
-        _word("initialization", initialization, Initialization)
-        self.discretization = _word("discretization", discretization, Discretization)
+        check_word("structure", structure, Structure)
+        check_word("initialization", initialization, Initialization)
+        self.discretization = check_word("discretization", discretization, Discretization)
         self.in_size, self.out_size = _rows.size("in_size", in_size), _rows.size("out_size", out_size)
         self.state_size = _rows.size("state_size", state_size)
         if state_size % 2 and (structure, initialization) != ("dense", "hippo"):
@@ -217,7 +217,7 @@ class SSM(Evolution):
         to rounding. `key` is ignored, as in `LSEGate`.
         """
         del key
-        _word("method", method, Method)
+        check_word("method", method, Method)
         first = self.initial_state(x)
         if state is not None:
             first = _sequence.state(state, self.state_size).astype(first.dtype)
@@ -330,7 +330,8 @@ def time_scales(dt_min: float, dt_max: float) -> tuple[float, float]:
     return math.log(low), math.log(high)
 
 
-def _word(name: str, given: Any, words: Any) -> Any:
+def check_word(name: str, given: Any, words: Any) -> Any:
+    """The given word if it is one of a `Literal`'s, or a `ValueError`."""
     if given not in get_args(words):
         raise ValueError(f"{name} is {given!r}; pass one of {sorted(get_args(words))}.")
     return given
