@@ -29,3 +29,4 @@ from ._selective_ssm import SelectiveSSM as SelectiveSSM
 from ._ssm import SSM as SSM
 from ._transformer import Transformer as Transformer
 from ._transformer_block import TransformerBlock as TransformerBlock
+from ._tropical_ssm import TropicalSSM as TropicalSSM
