@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from .. import _checks
-from ..nn import Evolution
+from ..nn import Evolution, LSELayer
+from ..solutions import HopfCole
+from ._adjoint_heat import heat_costate
 from ._costate_result import Costate
 
 
@@ -33,11 +35,14 @@ def costate(
 
     **Arguments:**
 
-    - `model`: an `hjax.nn.Evolution` (`ResNet`, `RNN`, `LSTM`, `SSM`, ...) for this recursion.
+    - `model`: an `hjax.nn.Evolution` (`ResNet`, `RNN`, `LSTM`, `SSM`, ...) for this recursion. A scalar
+      `hjax.nn.LSELayer` or an `hjax.HopfCole` for the adjoint heat flow (eq. 33): there x is a batch `(M, d)`,
+      `terminal` the residuals dL/df(x_i) or a function of all outputs, and the states are the values at the atoms and
+      at x; see `adjoint_heat`.
     - `x`: one sample; use `jax.vmap` for batches.
     - `terminal`: the loss, a scalar function of the final state s_K, or the momentum p_K itself.
     - `running`: `(s_k, k) -> scalar`, added to the loss for every state before the last.
-    - `options`: none for an `Evolution`.
+    - `options`: none for an `Evolution`; `t=`, the time, for a `HopfCole`.
 
     Parameters that only `terminal` or `running` holds get no gradient here.
 
@@ -62,6 +67,10 @@ def costate(
         if options:
             raise ValueError(f"{sorted(options)} are no options of a discrete recursion; leave them out.")
         return discrete_costate(model, x, terminal, running)
+    if isinstance(model, LSELayer | HopfCole):
+        if running is not None:
+            raise ValueError("running was passed, but between the atoms and the outputs nothing is paid; leave it out.")
+        return heat_costate(model, x, terminal, **options)
     raise ValueError(
         f"model is {type(model).__name__}; pass an hjax.nn.Evolution, such as hjax.nn.ResNet(2, 16, 8, key=key)."
     )
