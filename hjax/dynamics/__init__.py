@@ -1,5 +1,6 @@
 """Characteristics and co-states: Hamilton's equations, discrete adjoints, Pontryagin training, flows and scores."""
 
+from ._adjoint_heat import adjoint_heat as adjoint_heat
 from ._characteristics import solve_characteristics as solve_characteristics
 from ._costate import costate as costate
 from ._costate_result import Costate as Costate
