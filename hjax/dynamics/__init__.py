@@ -11,5 +11,8 @@ from ._scores import denoise as denoise
 from ._scores import flow_matching_velocity as flow_matching_velocity
 from ._scores import log_density as log_density
 from ._scores import score as score
+from ._caustic import Caustic as Caustic
+from ._caustic import caustic_time as caustic_time
+from ._caustic import first_shock as first_shock
 from ._solvers import ImplicitMidpoint as ImplicitMidpoint
 from ._solvers import StormerVerlet as StormerVerlet

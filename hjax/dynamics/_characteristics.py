@@ -133,8 +133,8 @@ def solve_characteristics(
 
     **Returns:** `diffrax.Solution` with `ys = (x, p, action)`, saved times first, the last one last.
 
-    **Raises:** `ValueError` for starts that do not match or are not finite, t1 <= t0, an H that is no scalar, a field of
-    another shape, a solver that cannot run the request; at run time, unless `throw=False`, an error if H or its
+    **Raises:** `ValueError` for starts that do not match or are not finite, t1 <= t0, an H that is no scalar, a field
+    of another shape, a solver that cannot run the request; at run time, unless `throw=False`, an error if H or its
     derivatives are not finite on the way, or the solver gives up.
 
     **Error:** that of the solver: about its tolerances times the flow's own expansion.
@@ -165,23 +165,25 @@ def solve_characteristics(
     action = _number("action0", action0, dtype)
     begin, end = interval(t0, t1, dtype)
     solver = diffrax.Tsit5() if solver is None else solver
-    controller = controller_for(solver, stepsize_controller, dtype, dt0)
+    controller = controller_for(solver, stepsize_controller, dt0, (begin, end), TOLERANCES[dtype.name])
     step = None if dt0 is None else _checks.positive_scalar("dt0", dt0).astype(dtype)
     _check_steps(controller, dt0, t0, t1, max_steps)
     saveat = diffrax.SaveAt(t1=True) if saveat is None else saveat
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     meter = diffrax.NoProgressMeter() if progress_meter is None else progress_meter
-    split = _is_split(solver)
+    split = is_split(solver)
     if split and not isinstance(hamiltonian, Separable | Hamiltonian):
         raise ValueError(
             f"{type(solver).__name__} steps x and p in turn, which wants H = K(p) + V(x, t), but the hamiltonian is "
-            f"{_name(hamiltonian)}; pass hjax.Separable(kinetic, potential), or solver=hjax.dynamics.ImplicitMidpoint()."
+            f"{_name(hamiltonian)}; pass hjax.Separable(kinetic, potential), or solver=ImplicitMidpoint()."
         )
-    solution, finite = _solve(
+    solution, singular = _solve(
         hamiltonian, (x, p, action), begin, end, step, solver, controller, saveat, event, adjoint, max_steps, meter,
         split,
     )  # fmt: skip
-    return checked(solution, finite, "the Hamiltonian or its derivatives") if throw else solution
+    if not throw:
+        return solution
+    return checked(solution, singular, solution.result, "the Hamiltonian or its derivatives")
 
 
 @eqx.filter_jit
@@ -214,27 +216,29 @@ def _solve(
             lambda s: (s.interpolation.infos, s.interpolation.y0_if_trivial), solution,
             ({k: _joined(v) for k, v in solution.interpolation.infos.items()}, _joined(y0)),
         )  # fmt: skip
-    return solution, finite(solution)
+    return solution, trouble(solution)
 
 
-def checked(solution: diffrax.Solution, finite: Array, what: str) -> diffrax.Solution:
-    """The solution, or a run-time error that says what failed."""
-    failed = ~diffrax.is_okay(solution.result)
-    # An adaptive solver does not step over a singularity: it makes ever smaller steps in front of it.
-    rejected = solution.stats["num_rejected_steps"]
-    stuck = failed & (rejected > jnp.maximum(solution.stats["num_accepted_steps"], 50))
+def trouble(solution: diffrax.Solution) -> Array:
+    """Whether NaN or infinity came into the states, or the solver is stuck in front of a singularity."""
+    # An adaptive solver does not step over one: it makes ever smaller steps in front of it.
+    rejected, accepted = solution.stats["num_rejected_steps"], solution.stats["num_accepted_steps"]
+    stuck = ~diffrax.is_okay(solution.result) & (rejected > jnp.maximum(accepted, 50))
+    return ~_finite(solution) | stuck | (solution.result == diffrax.RESULTS.dt_min_reached)
+
+
+def checked(value: Any, singular: Array, result: diffrax.RESULTS, what: str) -> Any:
+    """The value, or a run-time error that says in words what failed."""
     message = (
         f"{what} are not finite somewhere on the way from this start, or grow without bound before t1; look where it "
         f"ends with throw=False, and stop before that with a smaller t1."
     )
-    if _checks.is_concrete(failed):
-        if not finite or stuck:
-            raise RuntimeError(message)
-        if failed:
-            raise RuntimeError(diffrax.RESULTS[solution.result])
-        return solution
-    solution = eqx.error_if(solution, ~finite | stuck, message)
-    return solution.result.error_if(solution, failed)
+    failed = ~diffrax.is_okay(result)
+    if _checks.is_concrete(failed) and _checks.is_concrete(singular):
+        if singular or failed:
+            raise RuntimeError(message if singular else diffrax.RESULTS[result])
+        return value
+    return result.error_if(eqx.error_if(value, singular, message), failed)
 
 
 def start(x0: PyTree, p0: PyTree) -> tuple[PyTree, PyTree, Any]:
@@ -296,14 +300,17 @@ def interval(t0: ArrayLike, t1: ArrayLike, dtype: Any) -> tuple[Array, Array]:
     return begin, eqx.error_if(end, ~(end > begin), f"{message}; to go back, pass -H and exchange the two.")
 
 
-def controller_for(solver: Any, controller: Any, dtype: Any, dt0: Any) -> diffrax.AbstractStepSizeController:
+def controller_for(
+    solver: Any, controller: Any, dt0: Any, times: tuple[Array, Array], tolerances: tuple[float, float]
+) -> diffrax.AbstractStepSizeController:
     """The step size controller: the one given if the solver can run it, else the default."""
     if not isinstance(solver, diffrax.AbstractSolver):
         raise ValueError(f"solver is {getattr(solver, '__name__', type(solver).__name__)}; pass diffrax.Tsit5().")
     estimates = isinstance(solver, diffrax.AbstractAdaptiveSolver)
     if controller is None and estimates:
-        rtol, atol = TOLERANCES[dtype.name]
-        return diffrax.PIDController(rtol=rtol, atol=atol)
+        # Steps that time cannot resolve any more are those in front of a singularity: an end to them.
+        least = 16 * jnp.finfo(times[0].dtype).eps * jnp.maximum(*map(jnp.abs, times))
+        return diffrax.PIDController(rtol=tolerances[0], atol=tolerances[1], dtmin=least, force_dtmin=False)
     controller = diffrax.ConstantStepSize() if controller is None else controller
     if isinstance(controller, diffrax.AbstractAdaptiveStepSizeController) and not estimates:
         raise ValueError(
@@ -335,7 +342,8 @@ def _check_steps(controller: Any, dt0: Any, t0: Any, t1: Any, max_steps: int | N
             )
 
 
-def _is_split(solver: Any) -> bool:
+def is_split(solver: Any) -> bool:
+    """Whether it steps x and p in turn; refuses what it cannot run."""
     structure = solver.term_structure
     if isinstance(structure, type) and issubclass(diffrax.ODETerm, structure):
         return False
@@ -379,7 +387,7 @@ def _save_times(saveat: diffrax.SaveAt) -> list[Array]:
     return [sub.ts for sub in _subs(saveat) if sub.ts is not None]
 
 
-def finite(solution: diffrax.Solution) -> Array:
+def _finite(solution: diffrax.Solution) -> Array:
     """Whether all that was saved is; what was not reached is +inf in time and state alike."""
 
     def part(ts: Array, ys: PyTree) -> Array:

@@ -74,11 +74,10 @@ class ImplicitMidpoint(diffrax.AbstractSolver):
     """`y_1 = y_0 + h f((y_0 + y_1)/2)`: symplectic for every Hamiltonian, separable or not.
 
     Time-reversible, order 2, with a fixed step. It keeps quadratic invariants exactly, to the tolerance of the root
-    finder: the energy of an oscillator, and p . dx along `H = p . F`, as a pairing of state and co-state should be.
+    finder: the energy of an oscillator, or p . dx, the pairing of a co-state with a variation of the state.
 
-    **Arguments:** `root_finder`: of optimistix, for the increment y_1 - y_0; None is `optimistix.Newton` down to a
-    relative 1e-11 in double and 1e-5 in single precision (quadratically, so mostly to rounding).
-    `root_find_max_steps`: after so many iterations the solve fails, in words.
+    **Arguments:** `root_finder`: of optimistix, for the increment y_1 - y_0 in units of the largest entry of the state;
+    None is `optimistix.Newton` down to rounding. `root_find_max_steps`: the solve fails after so many iterations.
 
     **Error:** O(h^2), also between steps. **Cost:** a step takes two to four linear solves, of the size of the state
     and co-state; no error estimate. **Good values:** h below the inverse of the field's Lipschitz constant.
@@ -115,29 +114,30 @@ class ImplicitMidpoint(diffrax.AbstractSolver):
         """One step from t0 to t1."""
         del solver_state, made_jump
         middle, control = t0 + (t1 - t0) / 2, terms.contr(t0, t1)
+        # In units of the state's largest entry, so that the tolerances are relative to it, as its rounding is.
+        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(a)) for a in jax.tree.leaves(y0)]))
+        unit = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+
+        def rescaled(tree: PyTree, by: Any) -> PyTree:
+            return jax.tree.map(lambda a: a * by, tree)
 
         def defect(increment: PyTree, _: Any) -> PyTree:
-            halfway = jax.tree.map(lambda y, k: y + k / 2, y0, increment)
-            return jax.tree.map(jnp.subtract, terms.vf_prod(middle, halfway, args, control), increment)
+            halfway = _moved(y0, rescaled(increment, unit / 2))
+            change = rescaled(terms.vf_prod(middle, halfway, args, control), 1 / unit)
+            return jax.tree.map(jnp.subtract, change, increment)
 
-        found = optx.root_find(
-            defect,
-            self._finder(y0),
-            terms.vf_prod(t0, y0, args, control),
-            throw=False,
-            max_steps=self.root_find_max_steps,
-        )
-        y1 = _moved(y0, found.value)
+        guess = rescaled(terms.vf_prod(t0, y0, args, control), 1 / unit)
+        finder = _newton(largest.dtype) if self.root_finder is None else self.root_finder
+        found = optx.root_find(defect, finder, guess, throw=False, max_steps=self.root_find_max_steps)
+        y1 = _moved(y0, rescaled(found.value, unit))
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.promote(found.result)
 
     def func(self, terms: PyTree, t0: Any, y0: PyTree, args: Any) -> PyTree:
         """The vector field."""
         return terms.vf(t0, y0, args)
 
-    def _finder(self, y0: PyTree) -> optx.AbstractRootFinder:
-        if self.root_finder is not None:
-            return self.root_finder
-        double = jnp.result_type(*jax.tree.leaves(y0)) == jnp.float64
-        rtol, atol = (1e-11, 1e-13) if double else (1e-5, 1e-7)
-        # By its rate of convergence: a bound on the defect itself would lie below rounding for large states.
-        return optx.Newton(rtol, atol, cauchy_termination=False)
+
+def _newton(dtype: Any) -> optx.AbstractRootFinder:
+    # Of rounding; the last iterate is better than that, as Newton's are.
+    tolerance = 64 * float(jnp.finfo(dtype).eps)
+    return optx.Newton(rtol=tolerance, atol=tolerance)
