@@ -29,13 +29,13 @@ class TropicalSSM(Evolution):
 
     A minimum over rows of `-(A_ij + S_j)` by `hardmin`, or `softmin`, is the whole step: a Hopf-Lax or Hopf-Cole
     solve per component. Its vector field is that of unit Euler steps, F = S_{k+1} - S_k, and H = P . F. A -inf is the
-    zero of this algebra: no arrow from j to i, no input, and every component of the state at rest.
+    zero of this algebra: no arrow from j to i, no input, a component of the state at rest.
 
     One sample in, a sequence `(T, in_size)`; use `jax.vmap` for batches.
 
     **Arguments:** `in_size`, `out_size`, `state_size`: d, q and n. `eps`: temperature, a positive number, or 0 for the
-    max-plus system. `key`: random key for B, C ~ N(0, 1) and A ~ -|N(0, 1)|, so that the state stays bounded: it grows
-    in each step by the largest mean of A around a cycle.
+    max-plus system. `key`: random key for B, C ~ N(0, 1) and A ~ -|N(0, 1)|, so that the state stays bounded (it grows
+    in each step by the largest mean of A around a cycle); the state starts at 0.
 
     **Raises:** `ValueError` for sizes below one, a negative eps, or inputs or a state of another shape or dtype.
 
@@ -56,6 +56,7 @@ class TropicalSSM(Evolution):
     state_weight: Float[Array, "n n"]
     input_weight: Float[Array, "n d"]
     output_weight: Float[Array, "q n"]
+    start: Float[Array, "n"]
     eps: Array | None
     in_size: int = eqx.field(static=True)
     out_size: int = eqx.field(static=True)
@@ -69,10 +70,11 @@ class TropicalSSM(Evolution):
         self.state_weight = -jnp.abs(jax.random.normal(keys[0], (state_size, state_size)))
         self.input_weight = jax.random.normal(keys[1], (state_size, in_size))
         self.output_weight = jax.random.normal(keys[2], (out_size, state_size))
+        self.start = jnp.zeros(state_size)
 
     @classmethod
     def from_arrays(cls, A: ArrayLike, B: ArrayLike, C: ArrayLike, *, eps: ArrayLike = 0.0) -> "TropicalSSM":
-        """The system of given A `(n, n)`, B `(n, d)`, C `(q, n)`, real or -inf."""
+        """The system of given A `(n, n)`, B `(n, d)`, C `(q, n)`, real or -inf, that starts at rest, -inf."""
         named = {"A": A, "B": B, "C": C}
         arrays = {k: _checks.floating(k, v, integers=True) for k, v in named.items()}
         a, b, c = (v.shape for v in arrays.values())
@@ -86,7 +88,8 @@ class TropicalSSM(Evolution):
         # Only the shape of a system: no random rows are drawn that would be replaced.
         system = eqx.filter_eval_shape(lambda: cls(b[1], c[0], a[0], key=jax.random.key(0)))
         weights = tuple(v.astype(dtype) for v in arrays.values())
-        system = eqx.tree_at(lambda s: (s.state_weight, s.input_weight, s.output_weight), system, weights)
+        arrays = (*weights, jnp.full(a[0], -jnp.inf, dtype))
+        system = eqx.tree_at(lambda s: (s.state_weight, s.input_weight, s.output_weight, s.start), system, arrays)
         return eqx.tree_at(lambda s: s.eps, system, _temperature(eps), is_leaf=lambda leaf: leaf is None)
 
     @classmethod
@@ -119,13 +122,13 @@ class TropicalSSM(Evolution):
         return cls.from_arrays(*logarithms, eps=temperature)
 
     def tropical(self) -> "TropicalSSM":
-        """The limit eps -> 0 at the same A, B, C."""
-        return self.from_arrays(self.state_weight, self.input_weight, self.output_weight)
+        """The limit eps -> 0 at the same A, B, C and start."""
+        return self if self.eps is None else eqx.tree_at(lambda s: s.eps, self, None)
 
     def __call__(
         self, x: ArrayLike, state: ArrayLike | None = None, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "T q"]:
-        """The outputs Y of the inputs X `(T, in_size)`, `(T, out_size)`, from `state` or from rest.
+        """The outputs Y of the inputs X `(T, in_size)`, `(T, out_size)`, from `state` or from `start`.
 
         `key` is ignored, as in `LSEGate`.
         """
@@ -142,8 +145,8 @@ class TropicalSSM(Evolution):
         return jax.lax.scan(step, first, self.drives(x))[1]
 
     def initial_state(self, x: ArrayLike) -> Float[Array, "n"]:
-        """Rest: -inf, which is eps log 0."""
-        return jnp.full(self.state_size, -jnp.inf, _sequence.common_dtype(self.drives(x), self))
+        """`start`: rest, which is -inf = eps log 0, of a system of given arrays, else 0."""
+        return self.start.astype(_sequence.common_dtype(self.drives(x), self))
 
     def drives(self, x: ArrayLike) -> Float[Array, "T d"]:
         """The inputs; -inf is none."""

@@ -40,6 +40,25 @@ EVOLUTIONS = {
     "RNN": Case(lambda k: hjax.nn.RNN(2, 3, eps=0.5, key=k), (STEPS, 2), (2,)),
     "LSTM": Case(lambda k: hjax.nn.LSTM(2, 3, eps=0.5, key=k), (STEPS, 2), (2,)),
     "SwitchedLSTM": Case(lambda k: hjax.nn.LSTM(2, 3, key=k).tropical(), (STEPS, 2), (2,)),
+    "SSM": Case(lambda k: hjax.nn.SSM(2, 1, 4, dt_min=0.5, dt_max=1.0, key=k), (STEPS, 2), (2,)),
+    "dense SSM": Case(
+        lambda k: hjax.nn.SSM(
+            2,
+            1,
+            3,
+            structure="dense",
+            discretization="bilinear",
+            initialization="hippo",
+            dt_min=0.1,
+            step_size=2.0,
+            key=k,
+        ),
+        (STEPS, 2),
+        (2,),
+    ),
+    "SelectiveSSM": Case(lambda k: hjax.nn.SelectiveSSM(2, 3, dt_min=0.5, dt_max=1.0, key=k), (STEPS, 2), (2,)),
+    "TropicalSSM": Case(lambda k: hjax.nn.TropicalSSM(2, 1, 3, key=k), (STEPS, 2), (2,)),
+    "TropicalSSM at eps > 0": Case(lambda k: hjax.nn.TropicalSSM(2, 1, 3, eps=0.4, key=k), (STEPS, 2), (2,)),
 }
 
 each = pytest.mark.parametrize("name", EVOLUTIONS)
@@ -95,8 +114,9 @@ def test_the_field_is_the_hamiltonian_s_derivative_in_the_momentum(double, name)
     base = ahead(momentum)
     for i, leaf in enumerate(leaves):
         for j in range(leaf.size):
-            moved = jax.tree.unflatten(structure, [*leaves[:i], leaf.at[j].add(1.0), *leaves[i + 1 :]])
-            np.testing.assert_allclose(ahead(moved) - base, field[i][j], atol=1e-13)
+            place = np.unravel_index(j, leaf.shape)
+            moved = jax.tree.unflatten(structure, [*leaves[:i], leaf.at[place].add(1.0), *leaves[i + 1 :]])
+            np.testing.assert_allclose(ahead(moved) - base, field[i][place], atol=1e-13)
 
 
 @each
