@@ -224,22 +224,21 @@ def _last(h):
     return h[-1]
 
 
-def test_it_remembers_the_first_of_twenty_inputs():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(800, 20, 1))
+def test_it_remembers_the_first_of_twenty_signs():
+    x = np.random.default_rng(0).choice([-1.0, 1.0], size=(4000, 20, 1))
     y = jnp.asarray(x[:, 0, 0] > 0, jnp.int32)
     x = jnp.asarray(x, jnp.float32)
     first, last = jax.random.split(jax.random.key(0))
     model = eqx.nn.Sequential([hjax.nn.LSTM(1, 16, key=first), eqx.nn.Lambda(_last), eqx.nn.Linear(16, 2, key=last)])
     found = fit(
         model,
-        (x[:600], y[:600]),
-        steps=600,
+        (x[:3500], y[:3500]),
+        steps=500,
         loss="cross_entropy",
         optimizer=optax.adam(1e-2),
         batch_size=64,
         metrics=["accuracy"],
-        evaluation=(x[600:], y[600:]),
+        evaluation=(x[3500:], y[3500:]),
     )
     assert found.finished
-    assert found.metrics["accuracy"] >= 0.95
+    assert found.metrics["accuracy"] >= 0.99
