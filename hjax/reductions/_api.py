@@ -15,6 +15,7 @@ from .. import _checks
 from . import _dense, _pruned, _streaming
 from ._costs import Bilinear, Cost, SquaredEuclidean, check_cost, fastest_form
 from ._problem import Problem, cost_at, state
+from ._queries import together
 
 _IMPLEMENTATIONS = {"dense": _dense, "streaming": _streaming, "pruned": _pruned}
 
@@ -122,7 +123,7 @@ def softmin(
     (-0.4431, 0.5)
     """
     problem, batch = _problem(x, y, g, eps, cost, payload, causal, tolerance)
-    value, mean = _run(implementation_of(problem, implementation).softmin, problem)
+    value, mean = together(lambda p: _run(implementation_of(p, implementation).softmin, p), problem)
     dtype = result_dtype(x, y, g, payload)
     channels = problem.payload.shape[1]
     return SoftMin(
@@ -167,7 +168,7 @@ def hardmin(
     problem, batch = _problem(x, y, g, 1.0, cost, None, False, None)
     # No temperature at which the rounding of a cost would be too much.
     problem = problem._replace(eps=jnp.full_like(problem.eps, jnp.inf))
-    index = _run(implementation_of(problem, implementation, minimum=True).argmin, problem)
+    index = together(lambda p: _run(implementation_of(p, implementation, minimum=True).argmin, p), problem)
     value = problem.base + cost_at(problem, index)
     value = jnp.where(jnp.any(problem.present), value, jnp.inf)
     return HardMin(value.reshape(batch).astype(result_dtype(x, y, g)), index.reshape(batch))
@@ -183,7 +184,7 @@ def gibbs_weights(
 ) -> Float[Array, "*batch N"]:
     """The Gibbs weights of `softmin` written out, `(..., N)`: the one dense thing one may ask for."""
     problem, batch = _problem(x, y, g, eps, cost, None, False, None)
-    weights = _run(_dense.weights, problem)
+    weights = together(lambda p: _run(_dense.weights, p), problem)
     return weights.reshape(*batch, weights.shape[1]).astype(result_dtype(x, y, g))
 
 
@@ -209,8 +210,7 @@ def gibbs_entropy(
     **Cost:** two passes, O(M N d) time and O(M + N) memory.
     """
     problem, batch = _problem(x, y, g, eps, cost, None, False, None)
-    chosen = implementation_of(problem, implementation)
-    mass, energy = _run(_spread, problem, chosen)
+    mass, energy = together(lambda p: _run(_spread, p, implementation_of(p, implementation)), problem)
     entropy = jnp.log1p(mass) + energy / (1 + mass)
     return entropy.reshape(batch).astype(result_dtype(x, y, g))
 
@@ -286,7 +286,8 @@ def which_implementation(
 ) -> Choice:
     """What `softmin(..., implementation=None)` would run for these arguments, and why.
 
-    Only shapes and dtypes matter, so `jax.ShapeDtypeStruct`s do as well as arrays. Under `jax.vmap` the
+    Only shapes and dtypes matter, so `jax.ShapeDtypeStruct`s do as well as arrays. A `jax.vmap` over x alone makes
+    one call with all its queries. Over atoms too (or around a `jit`, a `scan` or a derivative) the
     choice is made for one element of the batch; "pruned" then cannot choose for each element whether to
     go through all pairs, and does both. `hardmin` prefers "pruned" from fewer points on.
 
