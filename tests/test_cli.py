@@ -140,7 +140,9 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize("kind", PROBLEMS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("line", "slice"))) for k in PROBLEMS]
+)
 def test_solve_writes_arrays_picture_and_summary(kind: str, tmp_path: Path, hjax_):
     toml, times, queries, d, atoms, has_reference = PROBLEMS[kind]
     x64 = jax.config.read("jax_enable_x64")

@@ -167,7 +167,7 @@ def solve_characteristics(
     solver = diffrax.Tsit5() if solver is None else solver
     controller = controller_for(solver, stepsize_controller, dt0, (begin, end), TOLERANCES[dtype.name])
     step = None if dt0 is None else _checks.positive_scalar("dt0", dt0).astype(dtype)
-    _check_steps(controller, dt0, t0, t1, max_steps)
+    check_steps(controller, dt0, t0, t1, max_steps)
     saveat = diffrax.SaveAt(t1=True) if saveat is None else saveat
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     meter = diffrax.NoProgressMeter() if progress_meter is None else progress_meter
@@ -300,6 +300,14 @@ def interval(t0: ArrayLike, t1: ArrayLike, dtype: Any) -> tuple[Array, Array]:
     return begin, eqx.error_if(end, ~(end > begin), f"{message}; to go back, pass -H and exchange the two.")
 
 
+def adaptive(times: tuple[Array, Array], tolerances: tuple[float, float], **options: Any) -> diffrax.PIDController:
+    """The default controller of step sizes."""
+    # Steps that time cannot resolve any more are those in front of a singularity: an end to them.
+    least = 16 * jnp.finfo(times[0].dtype).eps * jnp.maximum(*map(jnp.abs, times))
+    rtol, atol = tolerances
+    return diffrax.PIDController(rtol=rtol, atol=atol, dtmin=least, force_dtmin=False, **options)
+
+
 def controller_for(
     solver: Any, controller: Any, dt0: Any, times: tuple[Array, Array], tolerances: tuple[float, float]
 ) -> diffrax.AbstractStepSizeController:
@@ -308,9 +316,7 @@ def controller_for(
         raise ValueError(f"solver is {getattr(solver, '__name__', type(solver).__name__)}; pass diffrax.Tsit5().")
     estimates = isinstance(solver, diffrax.AbstractAdaptiveSolver)
     if controller is None and estimates:
-        # Steps that time cannot resolve any more are those in front of a singularity: an end to them.
-        least = 16 * jnp.finfo(times[0].dtype).eps * jnp.maximum(*map(jnp.abs, times))
-        return diffrax.PIDController(rtol=tolerances[0], atol=tolerances[1], dtmin=least, force_dtmin=False)
+        return adaptive(times, tolerances)
     controller = diffrax.ConstantStepSize() if controller is None else controller
     if isinstance(controller, diffrax.AbstractAdaptiveStepSizeController) and not estimates:
         raise ValueError(
@@ -329,7 +335,8 @@ def controller_for(
     return controller
 
 
-def _check_steps(controller: Any, dt0: Any, t0: Any, t1: Any, max_steps: int | None) -> None:
+def check_steps(controller: Any, dt0: Any, t0: Any, t1: Any, max_steps: int | None) -> None:
+    """Enough of them for constant steps, where that can be seen."""
     if max_steps is not None and (not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1):
         raise ValueError(f"max_steps is {max_steps!r}; pass a whole number of at least 1, or None.")
     if max_steps is None or not isinstance(controller, diffrax.ConstantStepSize):

@@ -10,11 +10,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from .. import _checks
-from ..nn import Evolution, LSELayer
+from ..nn import Evolution, Flow, LSELayer
 from ..solutions import HopfCole
 from ._adjoint_heat import heat_costate
+from ._continuous import continuous_costate
 from ._costate_result import Costate
+from ._terminal import loss_and_momentum, require_scalar
 
 
 def costate(
@@ -35,14 +36,15 @@ def costate(
 
     **Arguments:**
 
-    - `model`: an `hjax.nn.Evolution` (`ResNet`, `RNN`, `LSTM`, `SSM`, ...) for this recursion. A scalar
+    - `model`: an `hjax.nn.Evolution` (`ResNet`, `RNN`, `LSTM`, `SSM`, ...) for this recursion. An `hjax.nn.Flow` for its
+      differential equation (eq. 17), see `continuous_costate`. A scalar
       `hjax.nn.LSELayer` or an `hjax.HopfCole` for the adjoint heat flow (eq. 33): there x is a batch `(M, d)`,
       `terminal` the residuals dL/df(x_i) or a function of all outputs, and the states are the values at the atoms and
       at x; see `adjoint_heat`.
     - `x`: one sample; use `jax.vmap` for batches.
     - `terminal`: the loss, a scalar function of the final state s_K, or the momentum p_K itself.
     - `running`: `(s_k, k) -> scalar`, added to the loss for every state before the last.
-    - `options`: none for an `Evolution`; `t=`, the time, for a `HopfCole`.
+    - `options`: none for an `Evolution`; the solver and its steps for a `Flow`; `t=`, the time, for a `HopfCole`.
 
     Parameters that only `terminal` or `running` holds get no gradient here.
 
@@ -67,6 +69,12 @@ def costate(
         if options:
             raise ValueError(f"{sorted(options)} are no options of a discrete recursion; leave them out.")
         return discrete_costate(model, x, terminal, running)
+    if isinstance(model, Flow):
+        if running is not None:
+            raise ValueError(
+                "running is paid at the steps of a network, and a Flow has none; make it part of the state."
+            )
+        return continuous_costate(model, x, terminal, **options)
     if isinstance(model, LSELayer | HopfCole):
         if running is not None:
             raise ValueError("running was passed, but between the atoms and the outputs nothing is paid; leave it out.")
@@ -95,11 +103,11 @@ def discrete_costate(model: Evolution, x: ArrayLike, terminal: Any, running: Any
 
     final, before = jax.lax.scan(forwards, first, (moving, fixed))
     states = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), before, final)
-    value, last = _terminal(terminal, final)
+    value, last = loss_and_momentum(terminal, final)
     count = jax.tree.leaves(before)[0].shape[0]
     index = jnp.arange(count)
     if running is not None:
-        _scalar("running", jax.eval_shape(running, first, index[0]))
+        require_scalar("running", jax.eval_shape(running, first, index[0]))
         costs = jax.vmap(running)(before, index)
         value = None if value is None else value + jnp.sum(costs)
 
@@ -123,27 +131,3 @@ def discrete_costate(model: Evolution, x: ArrayLike, terminal: Any, running: Any
         jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), momenta, last),
         jax.tree.map(jnp.add, gradient, rest_of_gradient),
     )
-
-
-def _terminal(terminal: Any, final: PyTree[Array]) -> tuple[Array | None, PyTree[Array]]:
-    """The loss and its gradient in the final state; a momentum as it is, in the state's dtype."""
-    if callable(terminal):
-        loss: Any = jax.vjp(terminal, final)
-        value, pull = loss
-        _scalar("terminal", value)
-        return value, pull(jnp.ones_like(value))[0]
-    same = jax.tree.structure(terminal) == jax.tree.structure(final)
-    shapes = [jnp.shape(a) for a in jax.tree.leaves(terminal)]
-    wanted = [a.shape for a in jax.tree.leaves(final)]
-    if not same or shapes != wanted:
-        raise ValueError(
-            f"terminal is a momentum of shapes {shapes}, but the final state has {wanted}; pass one like it, or a "
-            f"scalar function of the final state."
-        )
-    return None, jax.tree.map(lambda p, s: _checks.floating("terminal", p).astype(s.dtype), terminal, final)
-
-
-def _scalar(name: str, value: Any) -> None:
-    if getattr(value, "shape", None) != ():
-        found = getattr(value, "shape", type(value).__name__)
-        raise ValueError(f"{name} returns {found}, but a number of shape () is wanted; end it with jnp.sum(...).")

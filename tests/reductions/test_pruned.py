@@ -56,7 +56,8 @@ def fraction(x, y, g, eps, tolerance=None):
     return float(hjax.evaluated_fraction(x, y, g, eps=eps, cost=cost, tolerance=tolerance))
 
 
-@pytest.mark.parametrize("eps", [1e-3, pytest.param(10.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("eps", [1e-3, 10.0])
 def test_values_and_slopes_where_nearly_all_or_nothing_is_skipped(eps: float):
     x, y, g = smooth(2)
     share = fraction(x, y, g, eps)

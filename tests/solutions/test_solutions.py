@@ -100,7 +100,7 @@ def test_the_gradient_is_the_mean_of_the_momenta_under_the_weights(double):
     np.testing.assert_allclose(u.gradient(x, t), want, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["HopfCole", "HopfLax"])
+@pytest.mark.parametrize("kind", ["HopfCole", pytest.param("HopfLax", marks=pytest.mark.slow)])
 def test_times_may_be_one_number_or_one_per_query_and_broadcast(double, kind):
     u = solution(kind, "diagonal")
     x, t = queries(6)

@@ -13,6 +13,8 @@ from . import _network_identity as _network_identity  # isort: split
 from . import _attention as _attention  # isort: split
 from . import _hamiltonian_class as _hamiltonian_class  # isort: split
 from . import _tropical as _tropical  # isort: split
+from . import _recurrent as _recurrent  # isort: split
+from . import _lstm as _lstm  # isort: split
 from . import _convergence as _convergence  # isort: split
 from . import _depth as _depth  # isort: split
 from . import _tasks as _tasks  # isort: split
