@@ -151,7 +151,7 @@ def check(d: int, queries: int, dtype: Any, implementation: str, atoms: int = AT
     assert not over, f"{len(over)} errors beyond the table, in units of what it allows: {over}"
 
 
-# Each form of a tile, at its largest and smallest d; between them nothing changes.
+# Each form of a tile; more dimensions of each are slow tests.
 @pytest.mark.parametrize("d", [1, 3, 9, 32, *(pytest.param(d, marks=pytest.mark.slow) for d in (2, 8, 128))])
 def test_values_and_gradients_over_fourteen_decades_of_eps(precision, d):
     check(d, 1 if d == 128 else 2, precision, "streaming")
