@@ -36,9 +36,9 @@ def costate(
 
     **Arguments:**
 
-    - `model`: an `hjax.nn.Evolution` (`ResNet`, `RNN`, `LSTM`, `SSM`, ...) for this recursion. An `hjax.nn.Flow` for its
-      differential equation (eq. 17), see `continuous_costate`. A scalar
-      `hjax.nn.LSELayer` or an `hjax.HopfCole` for the adjoint heat flow (eq. 33): there x is a batch `(M, d)`,
+    - `model`: an `hjax.nn.Evolution` (`ResNet`, `RNN`, `LSTM`, `SSM`, ...) for this recursion. An
+      `hjax.nn.Flow` for its differential equation (eq. 17), see `continuous_costate`. A scalar `hjax.nn.LSELayer` or
+      an `hjax.HopfCole` for the adjoint heat flow (eq. 33): there x is a batch `(M, d)`,
       `terminal` the residuals dL/df(x_i) or a function of all outputs, and the states are the values at the atoms and
       at x; see `adjoint_heat`.
     - `x`: one sample; use `jax.vmap` for batches.
@@ -71,9 +71,7 @@ def costate(
         return discrete_costate(model, x, terminal, running)
     if isinstance(model, Flow):
         if running is not None:
-            raise ValueError(
-                "running is paid at the steps of a network, and a Flow has none; make it part of the state."
-            )
+            raise ValueError("running is paid at the steps of a network, which a Flow does not have; leave it out.")
         return continuous_costate(model, x, terminal, **options)
     if isinstance(model, LSELayer | HopfCole):
         if running is not None:
