@@ -65,7 +65,7 @@ def test_the_gradient_step_in_both_precisions(precision, name):
     check_gradient_step(precision, name)
 
 
-@pytest.mark.parametrize("name", ["resnet, paid along", "rnn", "lstm"])
+@pytest.mark.parametrize("name", ["resnet, paid along", pytest.param("rnn", marks=pytest.mark.slow), "lstm"])
 def test_the_gradient_step_is_that_of_backpropagation(double, name):
     check_gradient_step(double, name)
 
@@ -152,6 +152,7 @@ def test_without_a_penalty_the_successive_approximations_diverge(double):
     assert augmented[-1] < min(losses("gradient", rate=rate)[-1] for rate in (0.03, 0.1, 0.3))
 
 
+@pytest.mark.slow
 def test_fit_trains_by_the_costate_as_by_backpropagation(double):
     x, y = curve(40)
     network = hjax.nn.ResNet(2, 6, 4, key=KEY)

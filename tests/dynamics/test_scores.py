@@ -210,9 +210,8 @@ def test_fixed_steps_have_the_order_of_their_solver(double):
     assert 1.8 < np.log(coarse / fine) / np.log(4) < 2.2
 
 
-@pytest.mark.parametrize("name", ["diagonal", "full"])
-def test_the_density_along_the_flow_is_that_of_the_mixture(precision, name):
-    metric, matrix = METRICS[name]
+def test_the_density_along_the_flow_is_that_of_the_mixture(precision):
+    metric, matrix = METRICS["full" if precision == np.float32 else "diagonal"]
     y, g, w = atoms(precision)
     # Far from the origin: the middle of the atoms is taken out first.
     shift = np.array([30.0, -20.0], precision)

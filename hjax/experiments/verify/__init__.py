@@ -17,6 +17,7 @@ from . import _recurrent as _recurrent  # isort: split
 from . import _lstm as _lstm  # isort: split
 from . import _convergence as _convergence  # isort: split
 from . import _depth as _depth  # isort: split
+from . import _backpropagation as _backpropagation  # isort: split
 from . import _tasks as _tasks  # isort: split
 from . import _training_theory as _training_theory  # isort: split
 from . import _feynman_kac as _feynman_kac  # isort: split

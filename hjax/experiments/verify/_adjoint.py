@@ -18,7 +18,7 @@ from ._table import Evidence, Verdict, check
     expected=Verdict.CORRECTED,
 )
 def tilted_adjoint() -> Evidence:
-    """Autodiff through hjax's layer against numpy's kernel sums, and against complex steps of numpy's loss."""
+    """hjax's co-state at the atoms against numpy's kernel sums, and against complex steps of numpy's loss."""
     rng, eps, t, d = np.random.default_rng(560), 0.3, 0.6, 2
     points, values, x, targets = (
         rng.normal(size=(10, d)),
@@ -28,10 +28,10 @@ def tilted_adjoint() -> Evidence:
     )
 
     @jax.jit
-    @jax.grad
     def gradient(g: Array) -> Array:
-        layer = hjax.nn.LSELayer.from_solution(hjax.HopfCole(hjax.InitialData(points, g), eps), t)
-        return jnp.mean((jax.vmap(layer)(x) - targets) ** 2) / 2
+        u = hjax.HopfCole(hjax.InitialData(points, g), eps)
+        result = hjax.dynamics.costate(u, x, lambda f: jnp.mean((f - targets) ** 2) / 2, t=t)
+        return result.momenta[0]
 
     ours = np.asarray(gradient(values))
     action = squared_distances(x, points) / (4 * t)
@@ -48,7 +48,7 @@ def tilted_adjoint() -> Evidence:
     tilted, pure = -np.exp(-values / eps) * (kernel.T @ (slopes / phi)), -kernel.T @ slopes
     err, own, missed = (np.abs(ours - v).max() for v in (tilted, steps, pure))
     figure = (
-        f"autodiff from the tilted adjoint {err:.1e}, from complex steps {own:.1e}, from the pure one {missed:.2f} "
+        f"costate from the tilted adjoint {err:.1e}, from complex steps {own:.1e}, from the pure one {missed:.2f} "
         f"(|dL/dg| up to {np.abs(ours).max():.2f})"
     )
     return Evidence(holds=not missed > 0.01, corrected=bool(max(err, own) < 1e-13), figure=figure)
