@@ -199,7 +199,8 @@ def mean_exponential(z: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     series = jnp.ones_like(z)
     for k in range(_TERMS, 1, -1):  # 1 + z/2 (1 + z/3 (1 + ...)): 0.5^16/17! is below rounding
         series = 1 + small / k * series
-    return jnp.where(near, series, jnp.expm1(large) / large)
+    # Not expm1, whose derivative is 1 + expm1 in jax: no digits of e^z are left where that is small.
+    return jnp.where(near, series, (jnp.exp(large) - 1) / large)
 
 
 _TERMS = 17
