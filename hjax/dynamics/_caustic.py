@@ -198,17 +198,21 @@ def _least(
     once = diffrax.RecursiveCheckpointAdjoint()
     caustics, singular, results = eqx.filter_vmap(lambda x: at(x, once))(points)
     best = jnp.argmin(caustics.time)
-    # Forwards, as d is small and reverse mode would keep the whole solve.
-    rtol = float(np.sqrt(np.finfo(points.dtype).eps))
-    found = optx.minimise(
-        lambda x, _: at(x, diffrax.ForwardMode())[0].time, optx.BFGS(rtol=rtol, atol=rtol), points[best],
-        options={"autodiff_mode": "fwd"}, max_steps=64, throw=False,
-    )  # fmt: skip
-    refined, _, _ = at(found.value, once)
     first = jax.tree.map(lambda a: a[best], caustics)
+
+    def time(x: Array, _: Any) -> tuple[Array, Caustic]:
+        # Forwards, as d is small and reverse mode would keep the whole solve.
+        caustic, _, _ = at(x, diffrax.ForwardMode())
+        return caustic.time, caustic
+
+    tolerance = float(np.sqrt(np.finfo(points.dtype).eps))
+    found = optx.minimise(
+        time, optx.BFGS(rtol=tolerance, atol=tolerance), first.start, has_aux=True, max_steps=64, throw=False,
+        options={"autodiff_mode": "fwd"},
+    )  # fmt: skip
     # Without any shock there is nothing to refine, and the derivative of inf is NaN.
-    better = refined.time <= first.time
-    caustic = jax.tree.map(lambda a, b: jnp.where(better, a, b), refined, first)
+    better = found.aux.time <= first.time
+    caustic = jax.tree.map(lambda a, b: jnp.where(better, a, b), found.aux, first)
     worst = jnp.argmax(~diffrax.is_okay(results))
     return caustic, jnp.any(singular), jax.tree.map(lambda a: a[worst], results)
 
