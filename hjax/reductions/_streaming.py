@@ -168,10 +168,28 @@ def describe(problem: Problem) -> str:
 
 
 def _lower(form: Form, causal: bool, least: Array, queries: Queries, atoms: Atoms) -> Array:
-    for q, _, _ in seen_costs(form, causal, queries, atoms):
-        q = lax.stop_gradient(q)  # here, so that a scan carries no tangents to begin with
-        least = jnp.minimum(least, q if q.ndim == 1 else jnp.min(q, axis=0))
-    return least
+    def lower() -> Array:
+        lower = least
+        for q, _, _ in seen_costs(form, causal, queries, atoms):
+            q = lax.stop_gradient(q)  # here, so that a scan carries no tangents to begin with
+            lower = jnp.minimum(lower, q if q.ndim == 1 else jnp.min(q, axis=0))
+        return lower
+
+    return _unless_later(causal, queries, atoms, lower, least)
+
+
+def _unless_later(causal: bool, queries: Queries, atoms: Atoms, then: Callable[[], Any], otherwise: Any) -> Any:
+    """`then()`, or, if no query may see any of these atoms, what it would change nothing of."""
+    if not causal:
+        return then()
+    return lax.cond(atoms.index[0] <= queries.index[-1], then, lambda: otherwise)
+
+
+def _tile_sums(form: Form, causal: bool, queries: Queries, atoms: Atoms, mu: Array, kappa: Array) -> Sums:
+    def then() -> Sums:
+        return tile_sums(form, causal, queries, atoms, mu, kappa)
+
+    return _unless_later(causal, queries, atoms, then, no_sums(form, mu, atoms))
 
 
 def _minimum(form: Form, causal: bool, x: Array, atoms: Atoms) -> Float[Array, "M"]:
@@ -186,7 +204,7 @@ def _sums(
     form: Form, causal: bool, x: Array, atoms: Atoms, kappa: Array, mu: Array
 ) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     """z and s given any stabiliser mu; only additive carries, so that autodiff stays O(M + N)."""
-    tile = functools.partial(tile_sums, form, causal)
+    tile = functools.partial(_tile_sums, form, causal)
 
     def block(queries: Queries, mu: Array) -> Sums:
         def step(sums: Sums, queries: Queries, atoms: Atoms) -> Sums:
@@ -217,7 +235,7 @@ def _guessed_sums(
 
         def sums_at(mu: Array) -> Sums:
             def step(sums: Sums, queries: Queries, atoms: Atoms) -> Sums:
-                return plus(sums, tile_sums(form, causal, queries, atoms, mu, kappa))
+                return plus(sums, _tile_sums(form, causal, queries, atoms, mu, kappa))
 
             return _scan_atoms(form, atoms, step, no_sums(form, mu, atoms), queries)
 
@@ -250,13 +268,16 @@ def _running_sums(
     """mu, z and s in one pass, rescaling the sums whenever the minimum falls: not for autodiff."""
 
     def step(carry: tuple[Array, Sums], queries: Queries, atoms: Atoms) -> tuple[Array, Sums]:
-        mu, sums = carry
-        for q, payload, _ in seen_costs(form, causal, queries, atoms):
-            lower = jnp.minimum(mu, jnp.min(q, axis=0))
-            shrink = exp2(kappa * (lower - mu))
-            scaled = jax.tree.map(lambda a, shrink=shrink: a * shrink, sums)
-            mu, sums = lower, plus(scaled, weighted(exp2(kappa * (lower - q)), payload))
-        return mu, sums
+        def then() -> tuple[Array, Sums]:
+            mu, sums = carry
+            for q, payload, _ in seen_costs(form, causal, queries, atoms):
+                lower = jnp.minimum(mu, jnp.min(q, axis=0))
+                shrink = exp2(kappa * (lower - mu))
+                scaled = jax.tree.map(lambda a, shrink=shrink: a * shrink, sums)
+                mu, sums = lower, plus(scaled, weighted(exp2(kappa * (lower - q)), payload))
+            return mu, sums
+
+        return _unless_later(causal, queries, atoms, then, carry)
 
     def block(queries: Queries) -> tuple[Array, Sums]:
         start = jnp.full(queries.index.shape, far(x.dtype), x.dtype)
@@ -316,8 +337,9 @@ def _scan_atoms(form: Form, atoms: Atoms, step: Any, start: Any, queries: Querie
     if tiles == 1:
         return step(start, queries, atoms)
     fill = (0, tiles * size - n)
-    index = jnp.arange(tiles * size, dtype=jnp.int32)
-    heights = jnp.where(index < n, jnp.pad(atoms.heights, fill), far(atoms.heights.dtype))
+    heights = jnp.pad(atoms.heights, fill, constant_values=far(atoms.heights.dtype))
+    # Of a sample, the places in the whole: a causal query looks at them.
+    index = jnp.pad(atoms.index, fill, constant_values=jnp.iinfo(jnp.int32).max)
     payload = jnp.pad(atoms.payload, [(0, 0), fill])
     tiled = Atoms(
         # Filled with a copy of a real atom, on which any cost that worked so far works.
