@@ -12,8 +12,6 @@ import pytest
 
 import hjax
 
-from .. import tolerances
-
 STEPS = 4
 
 
@@ -80,20 +78,30 @@ def _normal(rng: np.random.Generator, tree: Any) -> Any:
 
 
 @each
-def test_states_are_a_loop_of_steps(precision, name):
+def test_states_follow_each_other_by_steps(double, name):
     network, x = made(name)
-    run = eqx.filter_jit(lambda n, x: (n.states(x), jax.vmap(n.states)(jnp.stack([x, 2 * x]))))
-    states, batch = run(network, x)
-    assert all(leaf.shape[0] == STEPS + 1 and leaf.dtype == precision for leaf in jax.tree.leaves(states))
-    step = eqx.filter_jit(lambda n, s, d: n.step(s, d))
-    state, drives = network.initial_state(x), network.drives(x)
-    for k in range(STEPS + 1):
-        for got, want in zip(jax.tree.leaves(states), jax.tree.leaves(state), strict=True):
-            np.testing.assert_allclose(got[k], want, atol=8 * tolerances.of(precision).atol)
-        if k < STEPS:
-            state = step(network, state, jax.tree.map(lambda a, k=k: a[k], drives))
-    for got, want in zip(jax.tree.leaves(batch), jax.tree.leaves(states), strict=True):
-        np.testing.assert_allclose(got[0], want, atol=8 * tolerances.of(precision).atol)
+
+    @eqx.filter_jit
+    def run(network, x):
+        states, drives = network.states(x), network.drives(x)
+        stepped = jax.vmap(network.step)(jax.tree.map(lambda a: a[:-1], states), drives)
+        return states, network.initial_state(x), stepped, jax.vmap(network.states)(jnp.stack([x, 2 * x]))
+
+    states, first, stepped, batch = (jax.tree.leaves(tree) for tree in run(network, x))
+    for s, s0, following, samples in zip(states, first, stepped, batch, strict=True):
+        assert len(s) == STEPS + 1
+        np.testing.assert_array_equal(s[0], s0)
+        np.testing.assert_allclose(s[1:], following, atol=1e-14)
+        np.testing.assert_allclose(samples[0], s, atol=1e-14)
+
+
+@each
+def test_states_have_the_dtype_of_the_sample_and_the_network(precision, name):
+    case = EVOLUTIONS[name]
+    states = eqx.filter_eval_shape(
+        lambda k, x: case.make(k).states(x), jax.random.key(0), jax.ShapeDtypeStruct(case.shape, precision)
+    )
+    assert all(leaf.dtype == precision for leaf in jax.tree.leaves(states))
 
 
 @each

@@ -138,9 +138,9 @@ def test_it_starts_with_an_open_forget_gate():
 
 
 # f: keep unless the first input is large; i: when the second is positive; o: always but when both are; g: by h.
-WEIGHT = np.array([[2, 0, -2, 0], [0, 2, 0, -2], [0, 0, 0, 4], [0, 0, 2, 2], [0, 0, -2, -2], [2, 0, 0, 0], [2, 2, 2, 0],
-                   [-2, 0, 0, 2]])  # fmt: skip
-BIAS = np.array([1, 3, 1, -1, 5, 7, 1, -1])
+WEIGHT = [[2, 0, -2, 0], [0, 2, 0, -2], [0, 0, 0, 4], [0, 0, 2, 2], [0, 0, -2, -2], [2, 0, 0, 0], [2, 2, 2, 0],
+          [-2, 0, 0, 2]]  # fmt: skip
+BIAS = [1, 3, 1, -1, 5, 7, 1, -1]
 
 
 def _automaton(weight, bias, xs):
@@ -162,7 +162,7 @@ def _automaton(weight, bias, xs):
 
 def test_the_hard_network_is_an_integer_automaton_bit_for_bit(precision):
     xs = np.random.default_rng(8).integers(-3, 4, size=(400, 2))
-    states = _automaton(WEIGHT.tolist(), BIAS.tolist(), xs.tolist())
+    states = _automaton(WEIGHT, BIAS, xs.tolist())
     network = hjax.nn.SwitchedLSTM(WEIGHT, BIAS)
     c, h = eqx.filter_jit(lambda n, x: n.states(x))(network, jnp.asarray(xs))
     assert c.dtype == h.dtype == precision
@@ -173,7 +173,7 @@ def test_the_hard_network_is_an_integer_automaton_bit_for_bit(precision):
     assert {v for s in states for v in s[1]} == {-1, 0, 1}
     # Biases are odd and the rest even, so no gate is undecided: cold gates round to 0 and 1.
     cold = hjax.nn.LSTM.from_arrays(WEIGHT, BIAS, eps=1e-3)
-    assert cold.tropical().weight.tolist() == WEIGHT.tolist()
+    assert cold.tropical().weight.tolist() == WEIGHT
     np.testing.assert_array_equal(cold(jnp.asarray(xs, precision)), h[1:])
 
 
@@ -181,7 +181,7 @@ def test_the_network_tends_to_its_hard_limit_exponentially(double):
     xs = jnp.asarray(np.random.default_rng(9).integers(-3, 4, size=(40, 2)), float)
     temperatures = np.array([0.2, 0.1, 0.05])
     run = eqx.filter_jit(lambda e, x: hjax.nn.LSTM.from_arrays(WEIGHT, BIAS, eps=e)(x))
-    want = np.array([s[1] for s in _automaton(WEIGHT.tolist(), BIAS.tolist(), np.asarray(xs, int).tolist())[1:]])
+    want = np.array([s[1] for s in _automaton(WEIGHT, BIAS, np.asarray(xs, int).tolist())[1:]])
     errors = np.array([np.abs(np.asarray(run(e, xs)) - want).max() for e in temperatures])
     # The gap is 1, so the error is about exp(-1/eps)/eps.
     rates = -temperatures * np.log(errors * temperatures)
