@@ -12,11 +12,11 @@ from hjax.experiments import verify
 
 # The items of the theory that this table must contain, written out so that none can be lost.
 ITEMS = """3.1.a 3.1.b 3.1.c 3.2 4.1.a 4.1.b 4.1.c 4.1.d gauge.a gauge.b gauge.c 4.3.a 4.3.b 4.3.c 4.3.d 4.4
-5.1.a 5.1.b 5.1.c 5.1.d 5.1.e T5 5.4.a 5.5.a 5.5.b 5.5.c
+5.1.a 5.1.b 5.1.c 5.1.d 5.1.e T5 5.2 5.4.a 5.5.a 5.5.b 5.5.c
 7.1.ii.a 7.1.ii.b 7.1.iii.a 7.1.iii.b 7.1.iii.c 7.1.iii.d 7.1.iv 7.1.v E.4.ii
 8.4.a 8.4.b 8.4.c
 eq6-7 4.2.a 4.2.b 4.2.c 4.2.d E.1 E.2 H.10 H.11 H.12 H.13
-C.class C.kernel D.1 D.2.a D.2.b D.2.c D.3.a D.3.b D.4 E.6 score
+A C.class C.kernel D.1 D.2.a D.2.b D.2.c D.3.a D.3.b D.4 E.6 score
 H.1 H.2 H.8 H.9 T6 T6.b exp.Q exp.A exp.B exp.C exp.D exp.E exp.F exp.G"""
 
 
@@ -106,8 +106,16 @@ def _twice(momentum, final):
     return None, 2 * jax.numpy.asarray(momentum)
 
 
+def _frozen_costate(hamiltonian, y0, *rest):
+    solution, singular = _solve(hamiltonian, y0, *rest)
+    return solution.__class__(**{**vars(solution), "ys": (solution.ys[0], y0[1][None], solution.ys[2])}), singular
+
+
 def _module(name):
     return sys.modules[f"hjax.{name}"]
+
+
+_solve = _module("dynamics._characteristics")._solve
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,8 @@ def _module(name):
         ("5.5.a", hjax.nn.LSTM, "step", _both_at_once),
         ("5.5.b", hjax.nn.activations, "softmin", _hot),
         ("5.5.c", hjax.nn.SwitchedLSTM, "step", _both_at_once),
+        ("5.2", _module("dynamics._characteristics"), "_solve", _frozen_costate),
+        ("A", _module("solutions._hopf_cole"), "quadratic_cost", _half_cost),
         ("7.1.iii.a", hjax.HopfCole, "_values", _no_weights),
         ("4.2.b", _module("nn._l2_attention"), "SquaredEuclidean", _half_squares),
         ("E.2", hjax.HopfCole, "log_normalisation", _wrong_sign),

@@ -13,11 +13,13 @@ from . import _network_identity as _network_identity  # isort: split
 from . import _attention as _attention  # isort: split
 from . import _hamiltonian_class as _hamiltonian_class  # isort: split
 from . import _tropical as _tropical  # isort: split
+from . import _characteristics as _characteristics  # isort: split
 from . import _recurrent as _recurrent  # isort: split
 from . import _lstm as _lstm  # isort: split
 from . import _convergence as _convergence  # isort: split
 from . import _depth as _depth  # isort: split
 from . import _backpropagation as _backpropagation  # isort: split
+from . import _dictionary as _dictionary  # isort: split
 from . import _tasks as _tasks  # isort: split
 from . import _training_theory as _training_theory  # isort: split
 from . import _feynman_kac as _feynman_kac  # isort: split
