@@ -25,15 +25,20 @@ def _running(state, k):
 
 
 def _plain(network, x, shifts):
-    """The loss of a Python loop of steps, with each state shifted: its gradient in shift k is the momentum p_k."""
-    state, drives, total = network.initial_state(x), network.drives(x), 0.0
-    count = jax.tree.leaves(shifts)[0].shape[0]
-    for k in range(count):
-        state = jax.tree.map(lambda a, b, k=k: a + b[k], state, shifts)
-        if k < count - 1:
-            total = total + _running(state, k)
-            state = network.step(state, jax.tree.map(lambda a, k=k: a[k], drives))
-    return total + _loss(state)
+    """The loss, with each state shifted: its gradient in shift k is that of the tail of the network, p_k."""
+
+    def step(carry, at):
+        state, total = carry
+        shift, drive, k = at
+        state = jax.tree.map(jnp.add, state, shift)
+        return (network.step(state, drive), total + _running(state, k)), None
+
+    before, last = (jax.tree.map(lambda a, part=part: a[part], shifts) for part in (slice(None, -1), -1))
+    start = network.initial_state(x), jnp.zeros(())
+    drives = network.drives(x)
+    count = jax.tree.leaves(before)[0].shape[0]
+    (state, total), _ = jax.lax.scan(step, start, (before, drives, jnp.arange(count)))
+    return total + _loss(jax.tree.map(jnp.add, state, last))
 
 
 def _close(one, other, atol):
@@ -62,6 +67,14 @@ def test_it_is_automatic_differentiation_to_rounding(double, name):
     assert max(float(jnp.abs(a).max()) for a in jax.tree.leaves(result.momenta)) > 0.1
 
 
+def _resnet(horizon):
+    """A network of random numbers that nothing is compiled for."""
+    shapes = eqx.filter_eval_shape(lambda: hjax.nn.ResNet(2, 3, 3, horizon=horizon, key=jax.random.key(0)))
+    rng = np.random.default_rng(5)
+    network = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
+    return eqx.tree_at(lambda n: n.blocks.gate.eps, network, jnp.full(3, 0.5))
+
+
 def _numpy_network(parameters, x, eps, h):
     """Terminal and running loss of a tanh ResNet in NumPy, for complex numbers too."""
     total = 0.0
@@ -72,7 +85,7 @@ def _numpy_network(parameters, x, eps, h):
 
 
 def test_it_is_the_complex_step_derivative_of_a_numpy_network(double):
-    network = hjax.nn.ResNet(2, 3, 3, eps=0.5, horizon=1.5, key=jax.random.key(5))
+    network = _resnet(1.5)
     x = np.array([0.7, -0.2])
     result = eqx.filter_jit(lambda n, x: costate(n, x, _loss, running=_running))(network, jnp.asarray(x))
 
@@ -95,7 +108,7 @@ def test_it_is_the_complex_step_derivative_of_a_numpy_network(double):
 
 def test_the_recursion_of_the_paper_line_by_line(double):
     """p_k = p_{k+1} + h (dF/dx)^T p_{k+1} and dl/dtheta_k = h dH/dtheta(x_k, p_{k+1}), tanh's derivatives by hand."""
-    network = hjax.nn.ResNet(2, 3, 3, eps=0.5, key=jax.random.key(5))
+    network = _resnet(1.0)
     terminal = jnp.array([0.3, -1.1])
     x = jnp.array([0.7, -0.2])
     result = eqx.filter_jit(costate)(network, x, terminal)
@@ -153,13 +166,13 @@ def test_its_memory_is_one_state_a_step():
 )
 def test_wrong_input_is_refused_with_a_reason(arguments, words):
     model, x, terminal = arguments
-    model = model or hjax.nn.ResNet(2, 3, 2, key=jax.random.key(0))
+    model = model or _resnet(1.0)
     with pytest.raises(ValueError, match=words):
         costate(model, x, terminal)
 
 
 def test_options_and_running_costs_are_refused_where_they_do_not_fit():
-    network = hjax.nn.ResNet(2, 3, 2, key=jax.random.key(0))
+    network = _resnet(1.0)
     with pytest.raises(ValueError, match=r"\['solver'\] are no options of a discrete recursion"):
         costate(network, jnp.zeros(2), jnp.sum, solver=None)
     with pytest.raises(ValueError, match=r"running returns \(2,\), but a number"):

@@ -224,6 +224,7 @@ def _last(h):
     return h[-1]
 
 
+@pytest.mark.slow
 def test_it_remembers_the_first_of_twenty_signs():
     x = np.random.default_rng(0).choice([-1.0, 1.0], size=(4000, 20, 1))
     y = jnp.asarray(x[:, 0, 0] > 0, jnp.int32)
