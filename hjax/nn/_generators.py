@@ -4,7 +4,7 @@ A is `scale` times a diagonal of conjugate pairs or a dense contraction. A step 
 what acts on rows of states, has powers and a transpose, and can be run over many steps.
 """
 
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -79,10 +79,16 @@ def powers(
     transition: Transition, rows: Float[Array, "r n"], count: int
 ) -> tuple[Float[Array, "count r n"], Transition]:
     """The map 0, 1, ..., count - 1 times on the rows, and the map count times; count is a power of two."""
-    images, jump = rows[None], transition
-    while images.shape[0] < count:
-        images, jump = jnp.concatenate([images, jump.apply(images)]), jump.square()
-    return images, jump
+    bits = count.bit_length() - 1
+    # Bit j of k says whether the map 2^j times is part of the map k times. A loop, which compiles once.
+    chosen = (np.arange(count) >> np.arange(bits)[:, None]) % 2 == 1
+
+    def double(carry: Any, chosen: Array) -> tuple[Any, None]:
+        images, jump = carry
+        return (jnp.where(chosen[:, None, None], jump.apply(images), images), jump.square()), None
+
+    images = jnp.broadcast_to(rows, (count, *rows.shape))
+    return jax.lax.scan(double, (images, transition), jnp.asarray(chosen))[0]
 
 
 class DiagonalGenerator(eqx.Module):

@@ -38,8 +38,10 @@ class SelectiveSSM(Evolution):
 
     **Raises:** `ValueError` for sizes below one, dt_min > dt_max, or inputs or a state of another shape or dtype.
 
-    **Error:** a few ulp of the sums of absolute values. **Cost:** O(T d n) time in 3 sqrt(T) parallel steps, memory for
-    values and gradients O(T d n).
+    **Error:** a few ulp of the sums of absolute values, but an ulp of one for dt, 1e-4 of 1e-3 in single precision.
+
+    **Cost:** O(T d n) time in 3 sqrt(T) parallel steps, memory for
+    values and gradients O(T d n), fifteen times the states.
 
     **Good values:** `state_size` 4 to 16; a gated nonlinear block around it.
 
