@@ -11,7 +11,8 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "notebooks"
 QUICK = {
     "how_far_one_reduction_goes": "SIZES = (40_000,)",
-    # Here it is the compiler that takes the time.
+    # In these it is the compiler that takes the time.
+    "backpropagation_as_costate": "QUICK = True\njax.config.update('jax_disable_most_optimizations', True)",
     "networks_that_solve": "QUICK = True\njax.config.update('jax_disable_most_optimizations', True)",
 }
 
