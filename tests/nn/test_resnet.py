@@ -141,6 +141,13 @@ def test_refined_networks_tend_to_their_differential_equation_at_order_one(inter
     np.testing.assert_array_equal(network.refine(1, interpolation)(_x()), network(_x()))
 
 
+@pytest.mark.parametrize("interpolation", ["constant", "linear"])
+def test_a_flow_goes_through_a_file(interpolation, tmp_path):
+    flow = _network().to_ode(interpolation)
+    hjax.save(tmp_path / "flow", flow)
+    assert eqx.tree_equal(hjax.load(tmp_path / "flow"), flow)
+
+
 def test_own_blocks_and_single_blocks():
     network = hjax.nn.ResNet.from_blocks(
         lambda key: eqx.nn.Linear(2, 2, key=key), size=2, depth=3, horizon=1.5, key=jax.random.key(0)

@@ -82,6 +82,13 @@ def test_the_unit_step_of_its_equation_is_the_network_and_the_exact_flow_is_not(
     np.testing.assert_allclose(slow.field(state, 3.0), network.field(state, x[1]), atol=1e-15)
 
 
+def test_its_flow_goes_through_a_file(tmp_path):
+    weight, bias, x = _arrays()
+    flow = hjax.nn.RNN.from_arrays(weight, bias).to_ode(jnp.asarray(x), hold=0.5)
+    hjax.save(tmp_path / "flow", flow)
+    assert eqx.tree_equal(hjax.load(tmp_path / "flow"), flow)
+
+
 def test_a_cold_network_is_of_signs(double):
     weight, bias, x = _arrays(seed=3)
     network = hjax.nn.RNN.from_arrays(weight, bias, eps=1e-9)
