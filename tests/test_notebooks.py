@@ -10,6 +10,9 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 QUICK = {
+    "characteristics_and_shocks": (
+        "DRIFT_STEPS, RAYS_ACROSS = 2_000, 40\njax.config.update('jax_disable_most_optimizations', True)"
+    ),
     "how_far_one_reduction_goes": "SIZES = (40_000,)",
     # In these it is the compiler that takes the time.
     "backpropagation_as_costate": "QUICK = True\njax.config.update('jax_disable_most_optimizations', True)",
