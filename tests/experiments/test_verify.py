@@ -5,6 +5,7 @@ import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import hjax
@@ -12,7 +13,7 @@ from hjax.experiments import verify
 
 # The items of the theory that this table must contain, written out so that none can be lost.
 ITEMS = """3.1.a 3.1.b 3.1.c 3.2 4.1.a 4.1.b 4.1.c 4.1.d gauge.a gauge.b gauge.c 4.3.a 4.3.b 4.3.c 4.3.d 4.4
-5.1.a 5.1.b 5.1.c 5.1.d 5.1.e T5 5.2 5.4.a 5.5.a 5.5.b 5.5.c
+5.1.a 5.1.b 5.1.c 5.1.d 5.1.e T5 5.2 5.4.a 5.4.b 5.4.c 5.5.a 5.5.b 5.5.c
 7.1.ii.a 7.1.ii.b 7.1.iii.a 7.1.iii.b 7.1.iii.c 7.1.iii.d 7.1.iv 7.1.v E.4.ii
 8.4.a 8.4.b 8.4.c
 eq6-7 4.2.a 4.2.b 4.2.c 4.2.d E.1 E.2 H.10 H.11 H.12 H.13
@@ -134,6 +135,8 @@ _solve = _module("dynamics._characteristics")._solve
         ("5.5.b", hjax.nn.activations, "softmin", _hot),
         ("5.5.c", hjax.nn.SwitchedLSTM, "step", _both_at_once),
         ("5.2", _module("dynamics._characteristics"), "_solve", _frozen_costate),
+        ("5.4.b", _module("nn._generators"), "mean_exponential", jnp.ones_like),
+        ("5.4.c", _module("nn._tropical_ssm"), "softmin", _hot),
         ("A", _module("solutions._hopf_cole"), "quadratic_cost", _half_cost),
         ("7.1.iii.a", hjax.HopfCole, "_values", _no_weights),
         ("4.2.b", _module("nn._l2_attention"), "SquaredEuclidean", _half_squares),

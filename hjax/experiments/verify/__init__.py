@@ -15,6 +15,7 @@ from . import _hamiltonian_class as _hamiltonian_class  # isort: split
 from . import _tropical as _tropical  # isort: split
 from . import _characteristics as _characteristics  # isort: split
 from . import _recurrent as _recurrent  # isort: split
+from . import _state_space as _state_space  # isort: split
 from . import _lstm as _lstm  # isort: split
 from . import _convergence as _convergence  # isort: split
 from . import _depth as _depth  # isort: split
