@@ -78,7 +78,8 @@ def costate(
             raise ValueError("running was passed, but between the atoms and the outputs nothing is paid; leave it out.")
         return heat_costate(model, x, terminal, **options)
     raise ValueError(
-        f"model is {type(model).__name__}; pass an hjax.nn.Evolution, such as hjax.nn.ResNet(2, 16, 8, key=key)."
+        f"model is {type(model).__name__}; pass an hjax.nn.Evolution, such as hjax.nn.ResNet(2, 16, 8, key=key), its "
+        f"network.to_ode(), a scalar hjax.nn.LSELayer or an hjax.HopfCole."
     )
 
 

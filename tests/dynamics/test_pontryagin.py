@@ -60,7 +60,8 @@ def backpropagated(model, x, y, terminal, running):
     return jnp.mean(jax.vmap(one)(x, y))
 
 
-@pytest.mark.parametrize("name", ["resnet", pytest.param("lstm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet", "lstm"])
 def test_the_gradient_step_in_both_precisions(precision, name):
     check_gradient_step(precision, name)
 

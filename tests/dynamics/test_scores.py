@@ -76,7 +76,7 @@ def line(seed=1, n=5):
     return u, y, p, cdf, quantile
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ["full", *(pytest.param(n, marks=pytest.mark.slow) for n in METRICS if n != "full")])
 def test_score_denoiser_and_density_are_those_of_the_mixture(precision, name):
     metric, matrix = METRICS[name]
     y, g, w = atoms(precision)
@@ -150,7 +150,7 @@ def test_the_velocity_of_flow_matching_moves_the_density_of_the_path(double):
         np.testing.assert_allclose(rate + flux, 0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["identity", "full"])
+@pytest.mark.parametrize("name", [pytest.param("identity", marks=pytest.mark.slow), "full"])
 def test_the_velocity_of_flow_matching_is_the_regression_on_pairs(double, name):
     metric, matrix = METRICS[name]
     y, g, w = atoms()
@@ -237,6 +237,7 @@ def test_samples_have_the_distribution_of_the_mixture(method):
     assert stats.kstest(np.asarray(x[:, 0], float), lambda x: cdf(x, 0.2)).pvalue < 1e-6
 
 
+@pytest.mark.slow
 def test_the_diffusion_has_the_moments_of_the_mixture():
     metric, matrix = METRICS["full"]
     y, g, w = atoms(np.float32)
