@@ -120,7 +120,7 @@ def caustic_time(
     begin, end = _characteristics.interval(t0, t1, x.dtype)
     solver, controller, step = _method(solver, stepsize_controller, dt0, (begin, end))
     found = _single(hamiltonian, g, x, begin, end, step, solver, controller, max_steps)
-    return _characteristics.checked(*found, _WHAT) if throw else found[0]
+    return _characteristics.checked(*found, _characteristics.Outcomes.singular_data) if throw else found[0]
 
 
 def first_shock(
@@ -171,10 +171,9 @@ def first_shock(
     begin, end = _characteristics.interval(t0, t1, points.dtype)
     solver, controller, step = _method(solver, stepsize_controller, dt0, (begin, end))
     found = _least(hamiltonian, g, points, begin, end, step, solver, controller, max_steps)
-    return _characteristics.checked(*found, _WHAT) if throw else found[0]
+    return _characteristics.checked(*found, _characteristics.Outcomes.singular_data) if throw else found[0]
 
 
-_WHAT = "the Hamiltonian, g or their derivatives"
 _Found = tuple[Caustic, Array, diffrax.RESULTS]
 
 

@@ -20,6 +20,20 @@ from ..hamiltonians import Advection, Hamiltonian, Separable
 TOLERANCES = {"float64": (1e-9, 1e-10), "float32": (1e-5, 1e-6)}
 
 
+_NOT_FINITE = (
+    "are not finite somewhere on the way from this start, or grow without bound before t1; look where it ends with "
+    "throw=False, and stop before that with a smaller t1."
+)
+
+
+class Outcomes(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
+    """What diffrax may say, and what it does not: one check for both, as each costs a solve inside `jit` a little."""
+
+    singular_hamiltonian = f"the Hamiltonian or its derivatives {_NOT_FINITE}"
+    singular_data = f"the Hamiltonian, g or their derivatives {_NOT_FINITE}"
+    singular_field = f"the field or its derivatives {_NOT_FINITE}"
+
+
 def dot(a: PyTree, b: PyTree) -> Array:
     """a . b over all parts of two trees alike."""
     return jax.tree.reduce(jnp.add, jax.tree.map(lambda u, v: jnp.sum(u * v), a, b))
@@ -162,7 +176,7 @@ def solve_characteristics(
             f"function (x, p, t) -> scalar."
         )
     x, p, dtype = start(x0, p0)
-    action = _number("action0", action0, dtype)
+    action, _ = _number("action0", action0, dtype)
     begin, end = interval(t0, t1, dtype)
     solver = diffrax.Tsit5() if solver is None else solver
     controller = controller_for(solver, stepsize_controller, dt0, (begin, end), TOLERANCES[dtype.name])
@@ -183,7 +197,7 @@ def solve_characteristics(
     )  # fmt: skip
     if not throw:
         return solution
-    return checked(solution, singular, solution.result, "the Hamiltonian or its derivatives")
+    return checked(solution, singular, solution.result, Outcomes.singular_hamiltonian)
 
 
 @eqx.filter_jit
@@ -227,18 +241,15 @@ def trouble(solution: diffrax.Solution) -> Array:
     return ~_finite(solution) | stuck | (solution.result == diffrax.RESULTS.dt_min_reached)
 
 
-def checked(value: Any, singular: Array, result: diffrax.RESULTS, what: str) -> Any:
+def checked(value: Any, singular: Array, result: diffrax.RESULTS, what: Any) -> Any:
     """The value, or a run-time error that says in words what failed."""
-    message = (
-        f"{what} are not finite somewhere on the way from this start, or grow without bound before t1; look where it "
-        f"ends with throw=False, and stop before that with a smaller t1."
-    )
-    failed = ~diffrax.is_okay(result)
-    if _checks.is_concrete(failed) and _checks.is_concrete(singular):
-        if singular or failed:
-            raise RuntimeError(message if singular else diffrax.RESULTS[result])
+    failed = singular | ~diffrax.is_okay(result)
+    whole: Any = Outcomes.where(singular, what, Outcomes.promote(result))
+    if _checks.is_concrete(failed):
+        if failed:
+            raise RuntimeError(Outcomes[whole])
         return value
-    return result.error_if(eqx.error_if(value, singular, message), failed)
+    return whole.error_if(value, failed)
 
 
 def start(x0: PyTree, p0: PyTree) -> tuple[PyTree, PyTree, Any]:
@@ -280,22 +291,25 @@ def state(name: str, value: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(part, value)
 
 
-def _number(name: str, value: ArrayLike, dtype: Any) -> Array:
+def _number(name: str, value: ArrayLike, dtype: Any) -> tuple[Array, float | None]:
+    """As an array, and as a number where it is known: inside `jit` even the array of a known one is traced."""
     array = _checks.floating(name, value, integers=True)
     if array.shape != ():
         raise ValueError(f"{name} must be one number, got shape {array.shape}; for many of them use jax.vmap.")
-    if _checks.is_concrete(array) and not np.isfinite(np.asarray(array)):
-        raise ValueError(f"{name} is {array}; pass a finite number.")
-    return array.astype(dtype)
+    plain = value if isinstance(value, int | float | np.ndarray | np.generic) else array
+    known = float(plain) if _checks.is_concrete(plain) else None
+    if known is not None and not math.isfinite(known):
+        raise ValueError(f"{name} is {known}; pass a finite number.")
+    return array.astype(dtype), known
 
 
 def interval(t0: ArrayLike, t1: ArrayLike, dtype: Any) -> tuple[Array, Array]:
     """t0 < t1 in the dtype of the states."""
-    begin, end = _number("t0", t0, dtype), _number("t1", t1, dtype)
+    (begin, first), (end, last) = _number("t0", t0, dtype), _number("t1", t1, dtype)
     message = "t1 must be later than t0: characteristics are followed forwards in time"
-    if _checks.is_concrete(begin) and _checks.is_concrete(end):
-        if not np.asarray(end) > np.asarray(begin):
-            raise ValueError(f"{message}, got t0 = {begin}, t1 = {end}; to go back, pass -H and exchange the two.")
+    if first is not None and last is not None:
+        if not last > first:
+            raise ValueError(f"{message}, got t0 = {first}, t1 = {last}; to go back, pass -H and exchange the two.")
         return begin, end
     return begin, eqx.error_if(end, ~(end > begin), f"{message}; to go back, pass -H and exchange the two.")
 

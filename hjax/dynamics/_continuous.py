@@ -110,7 +110,7 @@ def continuous_costate(
     _characteristics.check_steps(controller, dt0, flow.t0, flow.t1, max_steps)
     step = None if dt0 is None else _checks.positive_scalar("dt0", dt0).astype(dtype)
     found = _solve(flow, state, terminal, *times, step, solver, controller, max_steps, steps_saved)
-    return _characteristics.checked(*found, "the field or its derivatives")
+    return _characteristics.checked(*found, _characteristics.Outcomes.singular_field)
 
 
 @eqx.filter_jit
