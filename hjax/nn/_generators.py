@@ -38,9 +38,14 @@ class Rotation(NamedTuple):
         """That of the real matrix, so the complex conjugate."""
         return Rotation(self.real, -self.imaginary)
 
-    def square(self) -> "Rotation":
-        """The map twice."""
-        return Rotation(self.real**2 - self.imaginary**2, 2 * self.real * self.imaginary)
+    def then(self, other: "Rotation") -> "Rotation":
+        """The map, and another after it."""
+        real = self.real * other.real - self.imaginary * other.imaginary
+        return Rotation(real, self.real * other.imaginary + self.imaginary * other.real)
+
+    def identity(self) -> "Rotation":
+        """The map that changes nothing."""
+        return Rotation(jnp.ones_like(self.real), jnp.zeros_like(self.imaginary))
 
     def run(self, drives: Float[Array, "K n"]) -> Float[Array, "K n"]:
         """s_1 ... s_K of `s_{k+1} = map(s_k) + drive_k` from zero."""
@@ -61,9 +66,13 @@ class Matrix(NamedTuple):
         """The transpose."""
         return Matrix(self.matrix.T)
 
-    def square(self) -> "Matrix":
-        """The map twice."""
-        return Matrix(jnp.matmul(self.matrix, self.matrix, precision=HIGHEST))
+    def then(self, other: "Matrix") -> "Matrix":
+        """The map, and another after it."""
+        return Matrix(jnp.matmul(other.matrix, self.matrix, precision=HIGHEST))
+
+    def identity(self) -> "Matrix":
+        """The map that changes nothing."""
+        return Matrix(jnp.eye(self.matrix.shape[0], dtype=self.matrix.dtype))
 
     def run(self, drives: Float[Array, "K n"]) -> Float[Array, "K n"]:
         """s_1 ... s_K of `s_{k+1} = map(s_k) + drive_k` from zero, one after another."""
@@ -79,16 +88,20 @@ def powers(
     transition: Transition, rows: Float[Array, "r n"], count: int
 ) -> tuple[Float[Array, "count r n"], Transition]:
     """The map 0, 1, ..., count - 1 times on the rows, and the map count times; count is a power of two."""
-    bits = count.bit_length() - 1
-    # Bit j of k says whether the map 2^j times is part of the map k times. A loop, which compiles once.
-    chosen = (np.arange(count) >> np.arange(bits)[:, None]) % 2 == 1
+    # i + j inner times: i times one after another, then j jumps at once. Loops that compile once, of sqrt(count) steps.
+    inner = 2 ** ((count.bit_length() - 1) // 2)
 
-    def double(carry: Any, chosen: Array) -> tuple[Any, None]:
+    def step(carry: Any, _: None) -> tuple[Any, Array]:
         images, jump = carry
-        return (jnp.where(chosen[:, None, None], jump.apply(images), images), jump.square()), None
+        return (transition.apply(images), jump.then(transition)), images
 
-    images = jnp.broadcast_to(rows, (count, *rows.shape))
-    return jax.lax.scan(double, (images, transition), jnp.asarray(chosen))[0]
+    def leap(product: Any, _: None) -> tuple[Any, Any]:
+        return product.then(jump), product
+
+    (_, jump), images = jax.lax.scan(step, (rows, transition.identity()), None, length=inner)
+    whole, jumps = jax.lax.scan(leap, transition.identity(), None, length=count // inner)
+    images = jax.vmap(lambda jump: jump.apply(images))(jumps)
+    return images.reshape(count, *rows.shape), whole
 
 
 class DiagonalGenerator(eqx.Module):

@@ -42,7 +42,7 @@ def _matrices(model):
     return tuple(np.asarray(p, float) for p in parts)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 37])
+@pytest.mark.parametrize("steps", [1, 37])
 @pytest.mark.parametrize("kind", ["constant", "varying", "complex"])
 def test_the_linear_scan_and_its_gradient_are_two_recurrences(precision, steps, kind):
     rng = np.random.default_rng(steps)
@@ -179,7 +179,10 @@ def _numpy_outputs(a, b, c, d, x):
     return _recurrence(both[:n, :n], both[:n, n:], c, d, x, np.zeros(n))[0]
 
 
-@pytest.mark.parametrize("structure", ["diagonal", "dense"])
+STRUCTURES = pytest.mark.parametrize("structure", ["diagonal", pytest.param("dense", marks=pytest.mark.slow)])
+
+
+@STRUCTURES
 def test_gradients_are_complex_steps_of_a_numpy_model(double, structure):
     model = _made(2, 1, 4, structure=structure, dt_max=0.5)
     x = _normal(9, 2)
@@ -236,7 +239,7 @@ def test_stiff_and_slow_modes_keep_their_digits(precision):
     np.testing.assert_allclose(power, a_bar, atol=1000 * rtol)
 
 
-@pytest.mark.parametrize("structure", ["diagonal", "dense"])
+@STRUCTURES
 def test_the_states_solve_the_differential_equation(double, structure):
     """scipy's lsim, scipy's integrator on NumPy's matrices, and diffrax on the flow, at a step size that is not 1."""
     model = _made(2, 1, 6, structure=structure, initialization="hippo", dt_min=0.5, dt_max=2.0, step_size=0.25)
@@ -326,7 +329,10 @@ def test_the_initializations(double):
             np.testing.assert_allclose(np.sort(eigenvalues.imag)[3:], frequencies, atol=1e-12)
 
 
-@pytest.mark.parametrize(("structure", "channels"), [("diagonal", 1), ("diagonal", 64), ("dense", 1)])
+@pytest.mark.parametrize(
+    ("structure", "channels"),
+    [("diagonal", 64), *(pytest.param(s, 1, marks=pytest.mark.slow) for s in ("diagonal", "dense"))],
+)
 def test_the_memory_of_a_gradient_is_linear_in_the_length(structure, channels):
     steps, size = 16_384, 64
     model = _made(channels, channels, size, structure=structure)

@@ -10,6 +10,7 @@ import pytest
 import hjax
 
 
+@pytest.mark.slow
 def test_it_learns_to_wait():
     """White noise, to be given back ten steps later: a predictor without memory has an error of 1."""
     delay, burn = 10, 30
