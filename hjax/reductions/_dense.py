@@ -15,10 +15,13 @@ from ._costs import Bilinear, SquaredEuclidean
 from ._problem import Problem, cost_at, far
 
 _UNROLLED = 16
+_FEW_ATOMS, _FEW_COORDINATES = 4, 8
 
 
 def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     """Value and Gibbs means; O(M N) memory."""
+    if _is_few(problem):
+        return _softmin_of_few(problem)
     costs, seen = _costs(problem)
     some = seen.any(axis=0)
     lowest = lax.stop_gradient(jnp.min(costs, axis=0))
@@ -27,6 +30,37 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     value = problem.base + lowest - problem.eps * jnp.log(total)
     mean = jnp.matmul(weights.T, problem.payload, precision="highest") / total[:, None]
     return jnp.where(some, value, jnp.inf), mean
+
+
+def _is_few(problem: Problem) -> bool:
+    _, n, d = problem.shape
+    known = isinstance(problem.cost, SquaredEuclidean | Bilinear) and not problem.causal
+    return known and n <= _FEW_ATOMS and 0 < n * d <= _FEW_COORDINATES and problem.payload.shape[1] <= _FEW_ATOMS
+
+
+def _softmin_of_few(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
+    """The same atom by atom: no matrix, so all of it, a gate of a network say, becomes one loop over the queries."""
+    costs = [_coordinatewise(problem.cost, problem.x, y) + h for y, h in zip(problem.y, problem.heights, strict=True)]
+    seen = [present & (c != jnp.inf) for present, c in zip(problem.present, costs, strict=True)]
+    costs = [jnp.where(s, c, far(c.dtype)) for s, c in zip(seen, costs, strict=True)]
+    lowest = lax.stop_gradient(functools.reduce(jnp.minimum, costs))
+    weights = [_weights(problem, c, s, lowest) for c, s in zip(costs, seen, strict=True)]
+    some = functools.reduce(jnp.logical_or, seen)
+    total = jnp.where(some, functools.reduce(jnp.add, weights), 1)
+    value = jnp.where(some, problem.base + lowest - problem.eps * jnp.log(total), jnp.inf)
+    sums = [
+        functools.reduce(jnp.add, [w * v for w, v in zip(weights, channel, strict=True)])
+        for channel in problem.payload.T
+    ]
+    return value, jnp.stack([s / total for s in sums], axis=1) if sums else jnp.zeros((*value.shape, 0), value.dtype)
+
+
+def _coordinatewise(cost: Callable[[Array, Array], Array], x: Float[Array, "M d"], y: Float[Array, "d"]) -> Array:
+    if isinstance(cost, SquaredEuclidean):
+        # In this form because `x - y` loses nothing where |x|^2 - 2 x.y + |y|^2 would.
+        squares = [(x[:, k] - y[k]) ** 2 for k in range(x.shape[1])]
+        return cost.scale.astype(x.dtype) * functools.reduce(jnp.add, squares)
+    return -functools.reduce(jnp.add, [x[:, k] * y[k] for k in range(x.shape[1])])
 
 
 def argmin(problem: Problem) -> Int[Array, "M"]:
@@ -52,10 +86,10 @@ def weights(problem: Problem) -> Float[Array, "M N"]:
 
 
 def _weights(
-    problem: Problem, costs: Float[Array, "N M"], seen: Bool[Array, "N M"], lowest: Float[Array, "M"]
-) -> Float[Array, "N M"]:
+    problem: Problem, costs: Float[Array, "*N M"], seen: Bool[Array, "*N M"], lowest: Float[Array, "M"]
+) -> Float[Array, "*N M"]:
     # Twice `where`: what is not seen has a number for a cost that, over a small eps, is no factor for a derivative.
-    return jnp.where(seen, jnp.exp(-jnp.where(seen, costs - lowest, 0) / problem.eps), 0)
+    return jnp.where(seen, jnp.exp(jnp.where(seen, costs - lowest, 0) * (-1 / problem.eps)), 0)
 
 
 def _costs(problem: Problem) -> tuple[Float[Array, "N M"], Bool[Array, "N M"]]:

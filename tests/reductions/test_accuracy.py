@@ -162,6 +162,11 @@ def test_the_dense_definition_keeps_the_same_promise(precision, d):
     check(d, 2, precision, "dense")
 
 
+@pytest.mark.parametrize("atoms", [1, 3])
+def test_a_few_atoms_one_by_one_keep_the_same_promise(precision, atoms):
+    check(2, 2, precision, "dense", atoms=atoms)
+
+
 @pytest.mark.slow
 def test_many_queries_run_in_columns_and_keep_the_same_promise(precision):
     check(2, 33, precision, "streaming", atoms=7)
