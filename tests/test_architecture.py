@@ -131,7 +131,7 @@ def test_modules_are_abstract_or_final():
 
 def public() -> dict[str, object]:
     found = {}
-    for owner in (hjax, hjax.nn, hjax.quadrature, hjax.training):
+    for owner in (hjax, hjax.nn, hjax.dynamics, hjax.quadrature, hjax.training):
         for name, value in vars(owner).items():
             if name.startswith("_") or name in ("annotations",):
                 continue
