@@ -41,6 +41,11 @@ class Caustic(eqx.Module):
     - `position`, `momentum`: x and p at that time (at t1 if it is +inf), `(d,)`.
     - `value`: the action g(x0) + integral of p . dH/dp - H up to there; u(position, time) if no other
       characteristic has crossed before.
+
+    >>> import jax.numpy as jnp, hjax
+    >>> lens = hjax.dynamics.caustic_time(hjax.Quadratic(), lambda y: -jnp.sum(y**2), jnp.array([0.5]), t1=1.0)
+    >>> round(float(lens.time), 4), bool(jnp.abs(lens.position[0]) < 1e-3)
+    (0.25, True)
     """
 
     time: Float[Array, ""]
