@@ -2,9 +2,10 @@
 
 The same equations, `x' = F(x, t)` and `p' = -(dF/dx)^T p` or those of a Hamiltonian that is not linear in p, by
 `hjax.dynamics.solve_characteristics`, by diffrax with the field written out by hand (with the action, the same number
-of equations, and without), and by torchdiffeq (without) where it is installed. All with the Dormand-Prince method of order five at the same tolerances, in single precision. Every round
-runs all of them in turn; ratios are medians over rounds of ratios within a round. Compilation is apart; the error is
-the largest in x and p against a tight solve in double precision.
+of equations, and without), and by torchdiffeq (without) where it is installed. All with the Dormand-Prince method of
+order five at the same tolerances, in single precision. Every round runs all of them in turn; ratios are medians over
+rounds of ratios within a round. Compilation is apart; the error is the largest in x and p against a tight solve in
+double precision.
 """
 
 import argparse
@@ -43,6 +44,11 @@ class Problem(NamedTuple):
     in_numpy: Callable[..., Any]
 
 
+def _constant(t: Any, x: Any, p: Any, velocity: Any) -> Any:
+    del t, x, p, velocity
+    return jnp.zeros(())
+
+
 def network(size: int, width: int) -> Problem:
     """The field `V tanh(W x + b + t c)` of a residual network, and its co-state."""
     rng = np.random.default_rng(size)
@@ -74,7 +80,8 @@ def network(size: int, width: int) -> Problem:
 
     x, p = rng.normal(size=(2, size))
     return Problem(
-        f"network, {size} states, {width} units", x, p, hjax.Advection(field), by_hand, lambda t, x, p, v: jnp.zeros(()), in_torch, in_numpy
+        f"network, {size} states, {width} units", x, p, hjax.Advection(field), by_hand, _constant,
+        in_torch, in_numpy,
     )  # fmt: skip
 
 

@@ -63,6 +63,16 @@ class _Field(eqx.Module):
         return rates(self.hamiltonian, y[0], y[1], t)
 
 
+class _StateAndCostate(eqx.Module):
+    """Of (x, p) of an `Advection`: its action is constant, and one scalar more would double the time of a small one."""
+
+    hamiltonian: Any
+
+    def __call__(self, t: Any, y: PyTree, args: Any) -> PyTree:
+        del args
+        return rates(self.hamiltonian, y[0], y[1], t)[:2]
+
+
 class _Drift(eqx.Module):
     """Of (x, the kinetic part of the action), by p alone."""
 
@@ -207,6 +217,8 @@ def _solve(
 ) -> tuple[diffrax.Solution, Array]:  # fmt: skip
     check_hamiltonian(hamiltonian, y0[0], y0[1], t0)
     saveat = eqx.tree_at(_save_times, saveat, replace_fn=lambda ts: ts.astype(t0.dtype))
+    constant = y0[2]
+    idle = isinstance(hamiltonian, Advection) and not split and event is None and _saves_only_states(saveat)
     if split:
         x, p, action = y0
         y0 = ((x, action), (p, jnp.zeros_like(action)))
@@ -218,6 +230,8 @@ def _solve(
         if event is not None:
             conditions = jax.tree.map(_OfJoined, event.cond_fn, is_leaf=callable)
             event = diffrax.Event(conditions, event.root_finder, event.direction)
+    elif idle:
+        terms, y0 = diffrax.ODETerm(_StateAndCostate(hamiltonian)), y0[:2]
     else:
         terms = diffrax.ODETerm(_Field(hamiltonian))
     solution = diffrax.diffeqsolve(
@@ -230,6 +244,12 @@ def _solve(
             lambda s: (s.interpolation.infos, s.interpolation.y0_if_trivial), solution,
             ({k: _joined(v) for k, v in solution.interpolation.infos.items()}, _joined(y0)),
         )  # fmt: skip
+    if idle:
+        ys = jax.tree.map(
+            lambda sub, ts, ys: (*ys, jnp.where(jnp.isfinite(ts), constant, jnp.inf)), saveat.subs, solution.ts,
+            solution.ys, is_leaf=_is_sub,
+        )  # fmt: skip
+        solution = eqx.tree_at(lambda s: s.ys, solution, ys)
     return solution, trouble(solution)
 
 
@@ -400,8 +420,18 @@ def _name(hamiltonian: Any) -> str:
     return getattr(hamiltonian, "__name__", type(hamiltonian).__name__)
 
 
+def _is_sub(sub: Any) -> bool:
+    return isinstance(sub, diffrax.SubSaveAt)
+
+
 def _subs(saveat: diffrax.SaveAt) -> list[diffrax.SubSaveAt]:
-    return jax.tree.leaves(saveat.subs, is_leaf=lambda s: isinstance(s, diffrax.SubSaveAt))
+    return jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
+
+
+def _saves_only_states(saveat: diffrax.SaveAt) -> bool:
+    """Whether nothing else sees the state on the way: no function of it, no interpolation, no solver's memory."""
+    plain = diffrax.SubSaveAt(t1=True).fn
+    return not (saveat.dense or saveat.solver_state) and all(sub.fn is plain for sub in _subs(saveat))
 
 
 def _save_times(saveat: diffrax.SaveAt) -> list[Array]:
