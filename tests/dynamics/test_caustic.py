@@ -154,6 +154,7 @@ def test_a_spring_focuses_whatever_the_data(double):
     np.testing.assert_allclose(found.time, np.arctan2(w, -least) / (2 * w), rtol=5e-9)
 
 
+@pytest.mark.slow
 def test_the_time_is_differentiable_in_the_start_and_in_the_data(double):
     def time(x, k):
         return caustic_time(hjax.Quadratic(), lambda y: jnp.sin(k * y[0]), x[None], t1=5.0).time

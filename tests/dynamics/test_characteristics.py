@@ -216,11 +216,11 @@ def test_they_keep_it_for_a_hundred_thousand_steps(double):
         (diffrax.Midpoint(), False),
     ],
 )
-def test_one_step_keeps_the_symplectic_form(precision, solver, symplectic):
+def test_one_step_keeps_the_symplectic_form(double, solver, symplectic):
     """D^T J D = J for the Jacobian D of one step in (x, p); not so for an explicit Runge-Kutta method."""
     coupling = np.array([[1.0, 0.4], [0.4, 2.0]])
     separable = hjax.Separable(
-        lambda p: jnp.sum(p * (coupling.astype(p.dtype) @ p)) / 2 + jnp.sum(p**4),
+        lambda p: jnp.sum(p * (coupling @ p)) / 2 + jnp.sum(p**4),
         lambda x, t: jnp.sum(jnp.cos(x)) * x[0],
     )
 
@@ -231,11 +231,11 @@ def test_one_step_keeps_the_symplectic_form(precision, solver, symplectic):
         )
         return jnp.concatenate([found.ys[0][-1], found.ys[1][-1]])
 
-    z = jnp.asarray([0.5, -0.3, 0.7, 0.2], precision)
+    z = jnp.array([0.5, -0.3, 0.7, 0.2])
     d = np.asarray(jax.jit(jax.jacrev(step))(z), float)
     form = np.block([[np.zeros((2, 2)), np.eye(2)], [-np.eye(2), np.zeros((2, 2))]])
     gap = np.abs(d.T @ form @ d - form).max()
-    assert (gap < 200 * np.finfo(precision).eps) == symplectic
+    assert (gap < 200 * np.finfo(float).eps) == symplectic
     if not symplectic:
         assert gap > 1e-4
 
@@ -273,7 +273,12 @@ def test_events_and_dense_output_see_position_momentum_and_action(double):
 
 @pytest.mark.parametrize(
     "adjoint",
-    [None, diffrax.DirectAdjoint(), diffrax.BacksolveAdjoint(), diffrax.ForwardMode()],
+    [
+        None,
+        pytest.param(diffrax.DirectAdjoint(), marks=pytest.mark.slow),
+        diffrax.BacksolveAdjoint(),
+        diffrax.ForwardMode(),
+    ],
     ids=lambda a: type(a).__name__,
 )
 def test_derivatives_in_start_and_parameters_by_every_adjoint(double, adjoint):

@@ -120,6 +120,7 @@ def test_the_discrete_gradient_tends_to_it_at_order_h(double):
     assert abs(slope - 1) < 0.1, gaps
 
 
+@pytest.mark.slow
 def test_it_is_the_limit_of_a_residual_networks_backpropagation(double):
     """`jax.grad` through ever deeper networks of one theta(t), against the co-state of their `to_ode`."""
     network = hjax.nn.ResNet(2, 5, 4, key=jax.random.key(0))
@@ -205,6 +206,7 @@ def test_bad_input_is_refused_in_one_sentence(options, words):
         costate(given.pop("flow"), given.pop("x"), given.pop("terminal"), **given)
 
 
+@pytest.mark.slow
 def test_a_field_without_values_is_an_error():
     broken = hjax.nn.Flow(lambda x, t: 1 + 0 * jnp.sqrt(1 - x), 0.0, 2.0)
     with pytest.raises(RuntimeError, match="the field or its derivatives are not finite"):
