@@ -54,6 +54,7 @@ def test_the_first_shock_on_a_line_is_minus_one_over_twice_the_least_curvature(d
     assert np.isfinite(convex.position).all()
 
 
+@pytest.mark.slow
 def test_in_the_plane_it_is_that_of_the_least_eigenvalue(double):
     """Two wells of curvature, found by scipy's Nelder-Mead on NumPy's eigenvalues."""
     turn = np.array([[0.8, -0.6], [0.6, 0.8]])

@@ -138,8 +138,8 @@ def test_the_action_is_hopf_lax_before_the_shock_and_above_it_after(double):
         (diffrax.SemiImplicitEuler(), 1),
         (StormerVerlet(), 2),
         (ImplicitMidpoint(), 2),
-        (diffrax.ReversibleHeun(), 2),
-        (diffrax.LeapfrogMidpoint(), 2),
+        pytest.param(diffrax.ReversibleHeun(), 2, marks=pytest.mark.slow),
+        pytest.param(diffrax.LeapfrogMidpoint(), 2, marks=pytest.mark.slow),
     ],
 )
 def test_fixed_steps_have_their_order_at_the_end_and_between_steps(double, solver, order):
@@ -276,7 +276,7 @@ def test_events_and_dense_output_see_position_momentum_and_action(double):
     [
         None,
         pytest.param(diffrax.DirectAdjoint(), marks=pytest.mark.slow),
-        diffrax.BacksolveAdjoint(),
+        pytest.param(diffrax.BacksolveAdjoint(), marks=pytest.mark.slow),
         diffrax.ForwardMode(),
     ],
     ids=lambda a: type(a).__name__,

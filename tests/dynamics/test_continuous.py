@@ -152,6 +152,7 @@ def test_a_solver_reaches_its_own_order_in_the_costate_and_the_gradient(double, 
     assert slope < order + (1.1 if order == 5 else 0.5), gaps
 
 
+@pytest.mark.slow
 def test_a_contracting_flow_keeps_its_digits_where_solving_backwards_loses_them(double):
     """At a rate of -15 the state forgets where it came from; the path back is kept, not solved for."""
 
