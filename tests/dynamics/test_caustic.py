@@ -89,6 +89,7 @@ def test_for_another_hamiltonian_of_p_alone(double):
     assert abs(float(shock.time) - exact.fun) < 1e-8
 
 
+@pytest.mark.slow
 def test_the_caustic_of_an_anharmonic_well_against_scipy(double):
     """H neither of p alone nor quadratic: scipy integrates x, p, dx, dp and finds the zero of dx by its own event."""
 

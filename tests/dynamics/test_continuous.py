@@ -134,7 +134,13 @@ def test_it_is_the_limit_of_a_residual_networks_backpropagation(double):
 
 
 @pytest.mark.parametrize(
-    ("solver", "order"), [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Bosh3(), 3), (diffrax.Tsit5(), 5)]
+    ("solver", "order"),
+    [
+        pytest.param(diffrax.Euler(), 1, marks=pytest.mark.slow),
+        (diffrax.Heun(), 2),
+        pytest.param(diffrax.Bosh3(), 3, marks=pytest.mark.slow),
+        (diffrax.Tsit5(), 5),
+    ],
 )
 def test_a_solver_reaches_its_own_order_in_the_costate_and_the_gradient(double, solver, order):
     _, adjoint = by_scipy(WEIGHT, BIAS)

@@ -66,7 +66,9 @@ def test_the_gradient_step_in_both_precisions(precision, name):
     check_gradient_step(precision, name)
 
 
-@pytest.mark.parametrize("name", ["resnet, paid along", pytest.param("rnn", marks=pytest.mark.slow), "lstm"])
+@pytest.mark.parametrize(
+    "name", ["resnet, paid along", *(pytest.param(n, marks=pytest.mark.slow) for n in ("rnn", "lstm"))]
+)
 def test_the_gradient_step_is_that_of_backpropagation(double, name):
     check_gradient_step(double, name)
 
@@ -143,6 +145,7 @@ def losses(method, count=20, depth=6, **options):
     return np.array(values)
 
 
+@pytest.mark.slow
 def test_without_a_penalty_the_successive_approximations_diverge(double):
     plain = losses("successive", count=4, inner_steps=10)
     assert plain[-1] > 1e3 * plain[0]

@@ -117,6 +117,7 @@ def test_the_score_to_all_digits(double):
     assert float(dynamics.score(u, at, t)[0]) == pytest.approx(slope, rel=1e-11)
 
 
+@pytest.mark.slow
 def test_many_times_and_their_derivatives(double):
     y, g, w = atoms()
     u, x = solution(y, g, w, 0.3), np.random.default_rng(2).normal(size=(3, 2))
@@ -197,6 +198,7 @@ def test_the_flow_is_the_map_of_quantiles_and_carries_the_density(double):
     assert up.log_density is None
 
 
+@pytest.mark.slow
 def test_fixed_steps_have_the_order_of_their_solver(double):
     u, _, _, _, quantile = line()
     t0, t1 = 0.05, 4.0

@@ -116,7 +116,7 @@ def test_euler_s_method_on_its_flow_is_the_network(interpolation, precision):
     np.testing.assert_allclose(solve(flow, x), network(x), atol=64 * tolerances.of(precision).atol)
 
 
-@pytest.mark.parametrize("interpolation", ["constant", "linear"])
+@pytest.mark.parametrize("interpolation", [pytest.param("constant", marks=pytest.mark.slow), "linear"])
 def test_refined_networks_tend_to_their_differential_equation_at_order_one(interpolation, double):
     network = _network(depth=4, horizon=1.0)
     parameters = _parameters(network)

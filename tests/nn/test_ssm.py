@@ -135,7 +135,9 @@ def test_the_steps_are_scipy_s_discretizations(precision, structure):
 
 
 # By chunks of inputs, by the recurrence of states, and by dense matrices.
-KINDS = pytest.mark.parametrize(("structure", "channels"), [("diagonal", 2), ("diagonal", 40), ("dense", 2)])
+KINDS = pytest.mark.parametrize(
+    ("structure", "channels"), [("diagonal", 2), pytest.param("diagonal", 40, marks=pytest.mark.slow), ("dense", 2)]
+)
 
 
 @KINDS

@@ -97,9 +97,8 @@ def _autoregression(train, test, order):
     return np.sqrt(np.mean((matrix @ weights - target) ** 2))
 
 
-@pytest.mark.parametrize(
-    ("steps", "share"), [(150, 0.6), pytest.param(1200, 0.1, marks=pytest.mark.slow)], ids=["light", "full"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "share"), [(150, 0.6), (1200, 0.1)], ids=["light", "full"])
 def test_it_forecasts_mackey_glass_better_than_persistence_and_autoregressions(steps, share):
     """15 steps ahead; the error is to be at most a share of that of the best of four autoregressions."""
     series = mackey_glass(3000)
