@@ -8,6 +8,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from . import slow
+
 # Rooms' internals are checked against their own annotations. The public faces are left out: they take
 # any ArrayLike, lists included, and their own ValueErrors must come first.
 CHECKED = (
@@ -41,6 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore:.*:DeprecationWarning:beartype.*",
     ):
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests that `slow.py` lists."""
+    for item in items:
+        if item.nodeid.startswith(slow.PREFIXES):
+            item.add_marker(pytest.mark.slow)
 
 
 def enable_x64(enabled: bool) -> contextlib.AbstractContextManager:

@@ -27,6 +27,7 @@ from jaxtyping import Float, PyTree
 
 from .. import _checks
 from ..nn import Evolution
+from ._characteristics import dot
 from ._costate import costate
 
 Method = Literal["gradient", "successive", "augmented"]
@@ -232,9 +233,9 @@ def _hamiltonian(params: Any, rest: Any, x: Array, states: PyTree[Array], moment
     model: Evolution = eqx.combine(params, rest)
 
     def one(x: Array, states: PyTree[Array], momenta: PyTree[Array]) -> Array:
-        first = _dot(_at(momenta, 0), model.initial_state(x))
+        first = dot(_at(momenta, 0), model.initial_state(x))
         moved = jax.vmap(model.step)(_but_last(states), model.drives(x))
-        return first + _dot(_but_first(momenta), moved)
+        return first + dot(_but_first(momenta), moved)
 
     return jnp.mean(jax.vmap(one)(x, states, momenta))
 
@@ -252,10 +253,6 @@ def _images(params: Any, rest: Any, x: Array, states: PyTree[Array], momenta: Py
         return model.initial_state(x), moved, pulled
 
     return jax.vmap(one)(x, states, momenta)
-
-
-def _dot(p: PyTree[Array], s: PyTree[Array]) -> Array:
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: jnp.sum(a * b), p, s))
 
 
 def _at(tree: PyTree[Array], index: int) -> PyTree[Array]:

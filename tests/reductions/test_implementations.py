@@ -20,30 +20,6 @@ class TestStreaming(Suite):
 class TestPruned(Suite):
     implementation = "pruned"
 
-    # Its programs take the longest to compile, by far: CI runs all, the default suite those that differ most.
-    slow = (
-        "test_squared_euclidean_of_every_size_agrees_with_both_oracles[33-63-8-17]",
-        "test_squared_euclidean_of_every_size_agrees_with_both_oracles[1025-1025-1-1]",
-        "test_squared_euclidean_of_every_size_agrees_with_both_oracles[5130-65-2-3]",
-        "test_squared_euclidean_of_every_size_agrees_with_both_oracles[31-2-2-1]",
-        "test_squared_euclidean_of_every_size_agrees_with_both_oracles[33-513-64-1]",
-        "test_every_cost_agrees_with_both_oracles[case0]",
-        "test_every_cost_agrees_with_both_oracles[case1]",
-        "test_every_cost_agrees_with_both_oracles[case2]",
-        "test_single_precision_inputs_stay_single_in_an_x64_session",
-        "test_squared_euclidean_of_every_size_agrees_with_both_oracles[32-3-3-3]",
-        "test_every_cost_agrees_with_both_oracles[case3]",
-        "test_entropy_has_the_derivatives_of_minus_sum_p_log_p",
-        "test_all_atoms_absent_gives_inf_with_zero_mean_and_zero_derivatives",
-        "test_any_batch_of_queries_keeps_its_shape",
-        "test_derivatives_agree_with_finite_differences",
-        "test_every_derivative_to_second_order",
-        "test_first_derivatives_over_several_tiles_of_many_queries[x32]",
-        "test_second_derivatives_over_several_tiles_of_a_matrix_product",
-        "test_half_precision_inputs_accumulate_in_single_and_round_once",
-        "test_vmap_over_any_and_all_inputs_equals_a_python_loop",
-    )
-
     @pytest.fixture(autouse=True)
     def _prunes_small_problems(self, monkeypatch):
         """The suite's problems are small: without this they would test streaming again, on a single tile."""
