@@ -5,8 +5,19 @@ or the example in a docstring of what has tests of its own. `pytest -m slow` run
 """
 
 _CASES = {
+    "tests/reductions/test_rough.py::test_": ("clusters_much_tighter_than_the_cloud_keep_their_weights[pruned",),
+    "tests/solutions/test_solutions.py::test_": ("absent_atoms_are_as_if",),
+    "tests/test_cli.py::test_": (
+        "solve_atoms_example",
+        "gradient_in_the_file",
+        "solve_writes_arrays_picture_and_summary[cells",
+    ),
     "tests/dynamics/test_caustic.py::test_": ("a_lens_and_two_zeros_in_one_step_are_seen[x32]", "a_spring_focuses"),
-    "tests/dynamics/test_characteristics.py::test_": ("one_step_keeps_the_symplectic_form[solver0", "single_precision"),
+    "tests/dynamics/test_characteristics.py::test_": (
+        "derivatives_in_start_and_parameters_by_every_adjoint[ForwardMode",
+        "one_step_keeps_the_symplectic_form[solver0",
+        "single_precision",
+    ),
     "tests/dynamics/test_costate.py::test_it_is_automatic_differentiation_to_rounding[": (
         "ResNet of",
         "ResNet at",
@@ -18,7 +29,7 @@ _CASES = {
         "the_density_along_the_flow_is_that_of_the_mixture[x32]",
         "the_velocity_of_flow_matching_per_query_and_at_the_ends[x32]",
     ),
-    "tests/experiments/test_reproduce.py::test_a_second_run_does_nothing": ("",),
+    "tests/experiments/test_reproduce.py::test_": ("a_second_run_does_nothing", "a_killed_run_resumes"),
     "tests/experiments/test_solve.py::test_": ("anisotropic", "precision_is_the_problems_and_not_the_users[False]"),
     "tests/experiments/test_verify.py::test_verdict_is_the_expected_one[": (
         "5.1.e",
@@ -51,6 +62,9 @@ _CASES = {
         "a_few_atoms_one_by_one_keep_the_same_promise[x64-3]",
     ),
     "tests/reductions/test_grid.py::test_": (
+        "value_and_gradient_need_memory",
+        "the_numbers_are_those_of_softmin",
+        "results_are_the_same_bits",
         *(
             f"any_convex_cost_on_uneven_axes_agrees_with_brute_force[x{bits}-{eps}-{cost}"
             for bits, costs in ((32, ("asymmetric", "absolute", "metric")), (64, ("quartic", "squared")))
@@ -76,6 +90,9 @@ _CASES = {
         "every_cost_agrees_with_both_oracles[Bilinear-3",
     ),
     "tests/reductions/test_implementations.py::TestStreaming::test_": (
+        "second_derivatives_over_several_tiles",
+        "second_derivatives_in_blocks",
+        "single_precision_inputs_stay_single",
         "every_cost_agrees_with_both_oracles[Mahalanobis full-9",
         "every_cost_agrees_with_both_oracles[Mahalanobis diagonal",
         "every_cost_agrees_with_both_oracles[Bilinear-3",
@@ -94,6 +111,9 @@ _CASES = {
     ),
     # Its programs take the longest to compile, by far.
     "tests/reductions/test_implementations.py::TestPruned::test_": (
+        "new_numbers_of_old_shapes",
+        "duplicates_of_the_least_atom",
+        "hardmin_has_the_derivatives",
         "squared_euclidean_of_every_size_agrees_with_both_oracles[33-63-8-17]",
         "squared_euclidean_of_every_size_agrees_with_both_oracles[5130-65-2-3]",
         "squared_euclidean_of_every_size_agrees_with_both_oracles[31-2-2-1]",
@@ -117,11 +137,17 @@ _CASES = {
         "first_derivatives_over_several_tiles_of_many_queries",
     ),
     "tests/reductions/test_lagrangian_costs.py::test_": (
+        "on_a_grid_each_axis",
         "values_and_derivatives_are_those_of_the_definition[Relativistic-dense",
         "values_and_derivatives_are_those_of_the_definition[Power",
     ),
-    "tests/reductions/test_pruned.py::test_": ("two_runs_agree_to_the_last_bit", "coordinates_far_from_the_origin"),
+    "tests/reductions/test_pruned.py::test_": (
+        "with_weights_and_ties",
+        "two_runs_agree_to_the_last_bit",
+        "coordinates_far_from_the_origin",
+    ),
     "tests/reductions/test_queries.py::test_": (
+        "a_batch_of_single_queries_needs_no_more_memory",
         "any_nesting_of_vmaps",
         "it_is_the_call_with_all_queries[squared",
         "it_is_the_call_with_all_queries[metric",
@@ -136,6 +162,10 @@ _CASES = {
     "tests/test_doctests.py::test_the_examples_of_this_module_run[hjax.": tuple(
         f"{module}]"
         for module in (
+            "dynamics._costate",
+            "nn._encoder_decoder",
+            "nn._selective_ssm",
+            "training._fit",
             "dynamics._caustic",
             "dynamics._pontryagin",
             "dynamics._sampling",
@@ -149,6 +179,9 @@ _CASES = {
         )
     ),
     "tests/training/test_fit.py::test_": ("an_ensemble_is_its_members_one_by_one", "what_is_trained"),
-    "tests/training/test_minima.py::test_": ("a_convex_loss_of_ones_own",),
+    "tests/training/test_minima.py::test_": (
+        "polishing_an_ensemble",
+        "a_convex_loss_of_ones_own",
+    ),
 }
 PREFIXES = tuple(start + case for start, cases in _CASES.items() for case in cases)
