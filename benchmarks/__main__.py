@@ -6,21 +6,16 @@ does the sums alone, and is told the stabiliser.
 """
 
 import argparse
-import json
 import math
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import hjax
-
 from .picture import draw_scaling, draw_table
+from .record import machine, save
 from .scaling import curves, scale
 from .timing import measure
 from .workloads import workloads
@@ -86,15 +81,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     stem = "quick" if options.quick else "reductions"
 
-    def save() -> None:
+    def save_all() -> None:
         # After every row: a run that is stopped has lost nothing.
         if options.only:
             return
         means = geometric_means(rows)
         result = {"machine": machine(rounds), "geometric_mean_over_pykeops": means, "rows": rows, "scaling": scaling}
-        temporary = options.out / f".{stem}.json"
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        temporary.replace(options.out / f"{stem}.json")
+        save(options.out / f"{stem}.json", result)
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         makers = workloads(options.quick)
@@ -103,13 +96,13 @@ def main() -> None:
             workload = make()
             if options.only in workload.name:
                 rows += measure(workload, rounds)
-                save()
+                save_all()
             progress.advance(task)
         if not options.only:
             task = progress.add_task("scaling", total=len(curves(options.quick)))
             for curve in scale(options.quick):
                 scaling.append(curve)
-                save()
+                save_all()
                 progress.advance(task)
     console.print(table(rows))
     for kind, mean in geometric_means(rows).items():
@@ -121,19 +114,6 @@ def main() -> None:
         draw_table(rows, options.out / f"{stem}.png")
         draw_scaling(scaling, options.out / f"{stem}-scaling.png")
         console.print(f"saved {stem}.json and two pictures in {options.out}")
-
-
-def machine(rounds: int) -> dict[str, Any]:
-    """What the figures were measured on, and with."""
-    return {
-        "device": str(jax.devices()[0]),
-        "cores": os.cpu_count(),
-        "processor": platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "hjax": hjax.__version__,
-        "rounds": rounds,
-    }
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """`python -m benchmarks.dynamics [--rounds R] [--out FILE]`: state and co-state in one solve, against others.
 
 The same equations, `x' = F(x, t)` and `p' = -(dF/dx)^T p` or those of a Hamiltonian that is not linear in p, by
-`hjax.dynamics.solve_characteristics`, by diffrax with the field written out by hand (with the action, the same number
-of equations, and without), and by torchdiffeq (without) where it is installed. All with the Dormand-Prince method of
-order five at the same tolerances, in single precision. Every round runs all of them in turn; ratios are medians over
-rounds of ratios within a round. Compilation is apart; the error is the largest in x and p against a tight solve in
-double precision.
+`hjax.dynamics.solve_characteristics`, by diffrax with the field written out by hand (with the action, the same
+number of equations, and without), and by torchdiffeq (without) where it is installed. For a field the action is
+constant and hjax leaves it out, so there "no action" is the like of it; for the other Hamiltonian "by hand" is. All
+with the Dormand-Prince method of order five at the same tolerances, in single precision. Every round runs all of
+them in turn; ratios are medians over rounds of ratios within a round. Compilation is apart; the error is the
+largest in x and p against a tight solve in double precision.
 """
 
 import argparse
 import importlib
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +24,8 @@ import numpy as np
 from scipy import integrate
 
 import hjax
+
+from .record import machine, save
 
 RTOL, ATOL, END = 1e-5, 1e-6, 4.0
 CONTROLLER = diffrax.PIDController(rtol=RTOL, atol=ATOL)
@@ -218,15 +218,7 @@ def main() -> None:
             f"{row['problem']:36} {row['implementation']:16} {1e6 * row['seconds_per_solve']:8.0f} us  "
             f"error {row['relative_error']:.0e}  {ratios}"
         )
-    machine = {
-        "device": str(jax.devices()[0]), "cores": os.cpu_count(), "processor": platform.machine(),
-        "python": platform.python_version(), "jax": jax.__version__, "diffrax": diffrax.__version__,
-        "hjax": hjax.__version__, "rounds": options.rounds,
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.out.with_name(f".{options.out.name}")
-    temporary.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    temporary.replace(options.out)
+    save(options.out, {"machine": machine(options.rounds) | {"diffrax": diffrax.__version__}, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ are compared.
 
 import argparse
 import functools
-import json
 import os
 import statistics
 import time
@@ -28,6 +27,8 @@ import hjax
 from hjax.experiments import reproduce
 from hjax.experiments.reproduce import _layers
 from hjax.experiments.reproduce._recovery import exact_solution
+
+from .record import machine, save
 
 
 class Core(NamedTuple):
@@ -197,10 +198,8 @@ def main() -> None:
                 f"losses within {row['largest relative difference of losses']:.0e}",
                 flush=True,
             )
-    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "jax": jax.__version__, "numpy": np.__version__}
-    temporary = options.out.with_name(f".{options.out.name}")
-    temporary.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    temporary.replace(options.out)
+    measured_on = machine(options.rounds) | {"load": os.getloadavg()[0], "numpy": np.__version__}
+    save(options.out, {"machine": measured_on, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ apart. The table goes to `benchmarks/results/scan.json`.
 
 import argparse
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from jax import Array
 import hjax
 from hjax.nn._linear_scan import linear_scan
 
-from .__main__ import machine
+from .record import machine, save
 
 STEPS, STATES = 16_384, 64
 _FILL = 0.02  # seconds
@@ -168,10 +167,7 @@ def main() -> None:
         )
     if not options.quick:
         result = {"machine": machine(rounds), "steps": STEPS, "states": STATES, "rows": rows}
-        path = Path(__file__).parent / "results" / "scan.json"
-        temporary = path.with_name(".scan.json")
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        temporary.replace(path)
+        save(Path(__file__).parent / "results" / "scan.json", result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Equinox layers whose forward pass is the solve: they call the reductions and nothing else."""
+"""Equinox networks: layers whose forward pass is a solve by the reductions, and networks that step a state."""
 
 from . import activations as activations
 from ._attend import AttentionState as AttentionState

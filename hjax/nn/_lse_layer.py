@@ -36,7 +36,8 @@ class LSELayer(eqx.Module):
 
     **Raises:** `ValueError` for sizes below one, eps <= 0, or an input of another shape or integer dtype.
 
-    **Cost:** O(k N d) a sample; under `jax.vmap` one matrix product and no M x N matrix for N > 512.
+    **Cost:** O(k N d) a sample; under `jax.vmap` that of one reduction of all samples, without an M x N
+    matrix where that is large.
 
     **Reference:** Hamilton-Jacobi theory of deep learning (2026), Theorem 4.1, eqs 4, 5, 22-26.
 

@@ -20,8 +20,8 @@ from ._queries import together
 _IMPLEMENTATIONS = {"dense": _dense, "streaming": _streaming, "pruned": _pruned}
 
 # Up to this many pairs, and atoms, the dense matrix is small (1 MiB in float32) and one fused
-# expression beats a loop. The bound on N alone keeps `jax.vmap` over single queries, whose batch the
-# choice cannot see, within 512 numbers per query; the one on M N d is for derivatives of a cost by
+# expression beats a loop. The bound on N alone keeps a `jax.vmap` over single queries whose batch the choice
+# cannot see (around a `jit`, say) within 512 numbers per query; the one on M N d is for derivatives of a cost by
 # differences, which hold d numbers per pair.
 _DENSE_PAIRS = 2**18
 _DENSE_ATOMS = 512
@@ -287,9 +287,10 @@ def which_implementation(
     """What `softmin(..., implementation=None)` would run for these arguments, and why.
 
     Only shapes and dtypes matter, so `jax.ShapeDtypeStruct`s do as well as arrays. A `jax.vmap` over x alone makes
-    one call with all its queries. Over atoms too (or around a `jit`, a `scan` or a derivative) the
-    choice is made for one element of the batch; "pruned" then cannot choose for each element whether to
-    go through all pairs, and does both. `hardmin` prefers "pruned" from fewer points on.
+    one call with all its queries, if the cost is `SquaredEuclidean`, `Mahalanobis` or `Bilinear`. Over atoms too
+    (or around a `jit`, a `scan` or a derivative) the choice is made for one element of the batch; "pruned" then
+    cannot choose for each element whether to go through all pairs, and does both. `hardmin` prefers "pruned" from
+    fewer points on.
 
     >>> import jax, jax.numpy as jnp, hjax
     >>> points = jax.ShapeDtypeStruct((10_000, 3), jnp.float32)

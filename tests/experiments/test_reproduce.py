@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.slow  # the theorem table runs the same in the default suite
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quick_run_writes_a_figure_a_table_and_its_place_in_the_manifest(name, quick):
     folder, reports = quick
