@@ -169,8 +169,7 @@ def hardmin(
     # No temperature at which the rounding of a cost would be too much.
     problem = problem._replace(eps=jnp.full_like(problem.eps, jnp.inf))
     index = together(lambda p: _run(implementation_of(p, implementation, minimum=True).argmin, p), problem)
-    value = problem.base + cost_at(problem, index)
-    value = jnp.where(jnp.any(problem.present), value, jnp.inf)
+    value = _run(_value_at, problem, index)
     return HardMin(value.reshape(batch).astype(result_dtype(x, y, g)), index.reshape(batch))
 
 
@@ -344,6 +343,10 @@ def implementation_of(problem: Problem, wanted: str | Sequence[str] | None, mini
 
 def _spread(problem: Problem, implementation: Any) -> tuple[Array, Array]:
     return implementation.spread(problem, implementation.argmin(problem))
+
+
+def _value_at(problem: Problem, index: Int[Array, "M"]) -> Float[Array, "M"]:
+    return jnp.where(jnp.any(problem.present), problem.base + cost_at(problem, index), jnp.inf)
 
 
 def _run(function: Callable[..., Any], problem: Problem, *more: Any) -> Any:

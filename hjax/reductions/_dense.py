@@ -16,16 +16,17 @@ from ._problem import Problem, cost_at, far
 
 _UNROLLED = 16
 _FEW_ATOMS, _FEW_COORDINATES = 4, 8
+_TEMPERATURES = 1000  # exp(-1000) is zero in double precision too
 
 
 def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     """Value and Gibbs means; O(M N) memory."""
     if _is_few(problem):
         return _softmin_of_few(problem)
-    costs, seen = _costs(problem)
-    some = seen.any(axis=0)
+    costs = _costs(problem)
     lowest = lax.stop_gradient(jnp.min(costs, axis=0))
-    weights = _weights(problem, costs, seen, lowest)
+    some = _seen(lowest)
+    weights = _weights(problem, costs, lowest)
     total = jnp.where(some, weights.sum(axis=0), 1)
     value = problem.base + lowest - problem.eps * jnp.log(total)
     mean = jnp.matmul(weights.T, problem.payload, precision="highest") / total[:, None]
@@ -41,12 +42,11 @@ def _is_few(problem: Problem) -> bool:
 def _softmin_of_few(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     """The same atom by atom: no matrix, so all of it, a gate of a network say, becomes one loop over the queries."""
     assert isinstance(problem.cost, SquaredEuclidean | Bilinear)  # as `_is_few` says
-    costs = [_coordinatewise(problem.cost, problem.x, y) + h for y, h in zip(problem.y, problem.heights, strict=True)]
-    seen = [present & (c != jnp.inf) for present, c in zip(problem.present, costs, strict=True)]
-    costs = [jnp.where(s, c, far(c.dtype)) for s, c in zip(seen, costs, strict=True)]
+    heights = _heights(problem)
+    costs = [_coordinatewise(problem.cost, problem.x, y) + h for y, h in zip(problem.y, heights, strict=True)]
     lowest = lax.stop_gradient(functools.reduce(jnp.minimum, costs))
-    weights = [_weights(problem, c, s, lowest) for c, s in zip(costs, seen, strict=True)]
-    some = functools.reduce(jnp.logical_or, seen)
+    weights = [_weights(problem, c, lowest) for c in costs]
+    some = _seen(lowest)
     total = jnp.where(some, functools.reduce(jnp.add, weights), 1)
     value = jnp.where(some, problem.base + lowest - problem.eps * jnp.log(total), jnp.inf)
     sums = [
@@ -68,12 +68,13 @@ def _coordinatewise(
 
 def argmin(problem: Problem) -> Int[Array, "M"]:
     """The first index of the least cost."""
-    return jnp.argmin(_costs(problem)[0], axis=0).astype(jnp.int32)
+    return jnp.argmin(_costs(problem), axis=0).astype(jnp.int32)
 
 
 def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
     """Mass and energy of all atoms but `index`, relative to it: the entropy's two ingredients."""
-    costs, seen = _costs(problem)
+    costs = _costs(problem)
+    seen = _seen(costs)
     others = seen & (jnp.arange(costs.shape[0])[:, None] != index)
     least = jnp.where(seen.any(axis=0), cost_at(problem, index), 0)
     excess = jnp.where(others, costs - least, 0) / problem.eps
@@ -83,25 +84,34 @@ def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"],
 
 def weights(problem: Problem) -> Float[Array, "M N"]:
     """The Gibbs weights themselves: rows sum to one, or are zero where every atom is absent."""
-    costs, seen = _costs(problem)
-    unnormalised = _weights(problem, costs, seen, lax.stop_gradient(jnp.min(costs, axis=0)))
-    return (unnormalised / jnp.where(seen.any(axis=0), unnormalised.sum(axis=0), 1)).T
+    costs = _costs(problem)
+    lowest = lax.stop_gradient(jnp.min(costs, axis=0))
+    unnormalised = _weights(problem, costs, lowest)
+    return (unnormalised / jnp.where(_seen(lowest), unnormalised.sum(axis=0), 1)).T
 
 
-def _weights(
-    problem: Problem, costs: Float[Array, "*N M"], seen: Bool[Array, "*N M"], lowest: Float[Array, "M"]
-) -> Float[Array, "*N M"]:
-    # Twice `where`: what is not seen has a number for a cost that, over a small eps, is no factor for a derivative.
-    return jnp.where(seen, jnp.exp(jnp.where(seen, costs - lowest, 0) * (-1 / problem.eps)), 0)
+def _weights(problem: Problem, costs: Float[Array, "*N M"], lowest: Float[Array, "M"]) -> Float[Array, "*N M"]:
+    # What is not seen is so many temperatures away that its weight is zero, but no more: times a weight or over a
+    # small eps that is still a number, for derivatives of every order.
+    out_of_sight = _TEMPERATURES * lax.stop_gradient(problem.eps)
+    return jnp.exp(jnp.where(_seen(costs), costs - lowest, out_of_sight) * (-1 / problem.eps))
 
 
-def _costs(problem: Problem) -> tuple[Float[Array, "N M"], Bool[Array, "N M"]]:
-    """Costs, and which atoms are seen: those that are present, in reach, and not later than a causal query."""
+def _costs(problem: Problem) -> Float[Array, "N M"]:
+    """Costs with the heights, far for atoms that are absent, out of reach, or later than a causal query."""
     costs = _pairs(problem.cost, problem.x, problem.y)
-    seen = problem.present[:, None] & (costs != jnp.inf)
-    if problem.causal:
-        seen = seen & jnp.triu(jnp.ones(costs.shape, bool))
-    return jnp.where(seen, costs + problem.heights[:, None], far(costs.dtype)), seen
+    if not isinstance(problem.cost, SquaredEuclidean | Bilinear):
+        costs = jnp.where(costs == jnp.inf, far(costs.dtype), costs)
+    costs = costs + _heights(problem)[:, None]
+    return jnp.where(jnp.triu(jnp.ones(costs.shape, bool)), costs, far(costs.dtype)) if problem.causal else costs
+
+
+def _heights(problem: Problem) -> Float[Array, "N"]:
+    return jnp.where(problem.present, problem.heights, far(problem.heights.dtype))
+
+
+def _seen(costs: Float[Array, "..."]) -> Bool[Array, "..."]:
+    return ~(costs >= far(costs.dtype) / 2)  # NaN is not nothing: it must show
 
 
 def _pairs(
@@ -112,5 +122,5 @@ def _pairs(
         return _coordinatewise(cost, x, y)
     if isinstance(cost, Bilinear):
         # One product, said as such: of two nested `vmap`s of a dot a CPU makes one of half the speed.
-        return -jnp.matmul(y, x.T, precision="highest")
+        return jnp.matmul(-y, x.T, precision="highest")
     return jax.vmap(lambda y: jax.vmap(lambda x: cost(x, y))(x))(y)

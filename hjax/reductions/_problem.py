@@ -47,22 +47,23 @@ def state(
     tolerance: float | None,
 ) -> Problem:
     """Set absent atoms aside and take the smallest value out."""
+    y, heights, present, base, payloads = _aside(y, g, payload)
+    return Problem(x, y, heights, present, base, eps, cost, payloads, causal, tolerance)
+
+
+@jax.jit  # One program, where a call outside of `jit` would compile and start a dozen.
+def _aside(y: Array, g: Array, payload: Array | None) -> tuple[Array, Array, Array, Array, Array]:
     present = g != jnp.inf
     column = present[:, None]
     smallest = lax.stop_gradient(jnp.min(g))
     base = jnp.where(smallest == jnp.inf, 0, smallest)
-    return Problem(
-        x=x,
-        y=jnp.where(column, y, lax.stop_gradient(y[jnp.argmax(present)])),
+    return (
+        jnp.where(column, y, lax.stop_gradient(y[jnp.argmax(present)])),
         # Twice `where`: the inner one keeps inf - inf out of the derivative.
-        heights=jnp.where(present, jnp.where(present, g, base) - base, 0),
-        present=present,
-        base=base,
-        eps=eps,
-        cost=cost,
-        payload=jnp.zeros((y.shape[0], 0), x.dtype) if payload is None else jnp.where(column, payload, 0),
-        causal=causal,
-        tolerance=tolerance,
+        jnp.where(present, jnp.where(present, g, base) - base, 0),
+        present,
+        base,
+        jnp.zeros((y.shape[0], 0), y.dtype) if payload is None else jnp.where(column, payload, 0),
     )
 
 

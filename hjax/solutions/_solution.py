@@ -188,6 +188,7 @@ class Solution(eqx.Module):
     def _value(self, x: Float[Array, "M d"], t: Float[Array, ""]) -> Float[Array, "M"]:
         return self._moments(x, t, self.data.points[:, :0])[0]
 
+    @eqx.filter_jit
     def _whitened_atoms(self) -> tuple[Float[Array, "d"], Float[Array, "N d"]]:
         """The middle o of the cloud of atoms, and z = A^-1 (y - o)."""
         # Of the bounding box: XLA may compute it twice, and minima, unlike sums, come out the same. Absent
