@@ -43,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore:.*:DeprecationWarning:beartype.*",
     ):
         config.addinivalue_line("filterwarnings", line)
+    # Both processes, the modules after `_forget_compiled_programs`, and the next run read what one has compiled.
+    if hasattr(config, "cache"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
