@@ -1,12 +1,12 @@
 """`python -m benchmarks.experiments [--steps K] [--rounds R] [--out FILE]`: the training core of `hjax reproduce`.
 
-A, B and C at full parameters but few steps, all seeds and temperatures at once by hjax, against NumPy seed by seed with
-the same arithmetic in the same precision: the forward pass, the gradient written out by hand, Adam. Once with matrix
-products and in-place arrays, once as one writes it first, with (batch, N, d) broadcast. NumPy's matrix products run on
-one thread: on small arrays, and where other work runs beside, more of them only wait for each other. Every round runs
-all of them in turn; ratios are medians over rounds of ratios within a round. Compilation is apart: hjax's step time is
-that of a long run less that of a short one. All start from the same parameters, and their losses after the last step
-are compared.
+A, B and C at full parameters but few of their steps, all seeds and temperatures at once by hjax, against NumPy seed by
+seed with the same arithmetic in the same precision: the forward pass, the gradient written out by hand, Adam. Once with
+matrix products and in-place arrays, once as one writes it first, with (batch, N, d) broadcast. NumPy's matrix products
+run on one thread: on small arrays, and where other work runs beside, more of them only wait for each other. Every round
+runs all of them in turn; ratios are medians over rounds of ratios within a round. Compilation is apart: hjax's step
+time is that of a long run less that of a short one. All start from the same parameters, and their losses after the last
+step are compared. The last line adds them up, each times the steps that its experiment takes.
 """
 
 import argparse
@@ -44,6 +44,7 @@ class Core(NamedTuple):
     rows: float
     biases: float
     tiled: bool
+    full_steps: int
 
     @property
     def make(self) -> Callable[..., Any]:
@@ -67,6 +68,7 @@ def cores() -> list[Core]:
     recovery = Core(
         f"A: {a['seeds']} seeds x {len(a['eps'])} eps, N = {a['width']}", x[:, None],
         x**2 / 4 - exact_solution(a, x), a["width"], a["eps"], a["seeds"], a["rate"], a["rows"], a["biases"], False,
+        a["steps"],
     )  # fmt: skip
     found = [recovery]
     for d, n in ((1, 50), (1, 500), (2, 500), (4, 1000)):
@@ -75,7 +77,7 @@ def cores() -> list[Core]:
         found.append(
             Core(
                 f"B: d = {d}, {b['seeds']} seeds, N = {n}", x, np.linalg.norm(x, axis=1)[None], n, [n ** (-1 / d)],
-                b["seeds"], b["rate"], b["rows"] / d**0.5, b["biases"], b["training_points"] * n > 2**17,
+                b["seeds"], b["rate"], b["rows"] / d**0.5, b["biases"], b["training_points"] * n > 2**17, b["steps"],
             )
         )  # fmt: skip
     x = np.linspace(-c["within"], c["within"], c["points"])
@@ -83,7 +85,7 @@ def cores() -> list[Core]:
     found.append(
         Core(
             f"C: {c['seeds']} seeds x {len(c['eps'])} eps, N = {c['width']}", x[:, None], targets, c["width"], c["eps"],
-            c["seeds"], c["rate"], c["rows"], c["biases"], False,
+            c["seeds"], c["rate"], c["rows"], c["biases"], False, c["steps"],
         )
     )  # fmt: skip
     return found
@@ -164,6 +166,7 @@ def measure(core: Core, steps: int, rounds: int) -> dict[str, Any]:
                 spent = timed(functools.partial(loop, core, gradient, steps))
             seconds[name].append((spent[0] / steps, spent[1] / steps))
     row: dict[str, Any] = {"core": core.name, "dtype": core.x.dtype.name, "steps": steps}
+    row["steps of the experiment"] = core.full_steps
     for name, spent in seconds.items():
         row[f"{name}, ms a step"] = 1e3 * statistics.median(s for s, _ in spent)
         row[f"{name}, ms of processor"] = 1e3 * statistics.median(c for _, c in spent)
@@ -174,6 +177,14 @@ def measure(core: Core, steps: int, rounds: int) -> dict[str, Any]:
     after = [ours(core, steps), loop(core, products, steps), loop(core, broadcast, steps)]
     row["largest relative difference of losses"] = max(float(np.abs(a / after[0] - 1).max()) for a in after[1:])
     return row
+
+
+def together(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of all cores with all steps of their experiments, and ratios."""
+    names = "hjax", "matrix products", "broadcast"
+    seconds = {n: sum(row[f"{n}, ms a step"] * row["steps of the experiment"] for row in rows) / 1e3 for n in names}
+    ratios = {f"times faster than {n}": seconds[n] / seconds["hjax"] for n in names[1:]}
+    return {f"{n}, s": s for n, s in seconds.items()} | ratios
 
 
 def main() -> None:
@@ -198,8 +209,14 @@ def main() -> None:
                 f"losses within {row['largest relative difference of losses']:.0e}",
                 flush=True,
             )
+    total = together(rows)
+    print(
+        f"all with all their steps: hjax {total['hjax, s']:.0f} s; "
+        f"x {total['times faster than matrix products']:.1f} over matrix products, "
+        f"x {total['times faster than broadcast']:.1f} over broadcast"
+    )
     measured_on = machine(options.rounds) | {"load": os.getloadavg()[0], "numpy": np.__version__}
-    save(options.out, {"machine": measured_on, "rows": rows})
+    save(options.out, {"machine": measured_on, "rows": rows, "together": total})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Training: an ensemble in one program against its members one after another, and one step against NumPy.
+"""`python -m benchmarks.training [--quick] [--out FILE]`: training, in one program and one after another.
 
-`train(quick)` yields one row per workload and implementation: seconds per step (of all members), best and median of
-interleaved rounds, and the ratio of the best times to every other implementation. Compile time is not in it.
+An ensemble against its members one by one, and one step of a layer against NumPy. One row per workload and
+implementation: seconds per step (of all members), best and median of interleaved rounds, and the ratio of the best
+times to every other implementation. Compile time is not in it.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +19,8 @@ import numpy as np
 import optax
 
 import hjax
+
+from .record import machine, save
 
 # Runs `steps` steps of everything the workload trains.
 Runner = Callable[[int], Any]
@@ -114,9 +119,8 @@ def numpy_adam(start: list[np.ndarray], x: np.ndarray, y: np.ndarray, eps: Any, 
     return parameters
 
 
-def workloads(quick: bool) -> dict[str, tuple[Callable[[], dict[str, Runner]], int, int]]:
+def workloads(rounds: int) -> dict[str, tuple[Callable[[], dict[str, Runner]], int, int]]:
     """Name -> how to make the runners, steps of one round, rounds."""
-    rounds = 3 if quick else 9
     rows: dict[str, tuple[Callable[[], dict[str, Runner]], int, int]] = {
         f"40 fits, d=1, N={n}, 400 points": (lambda n=n: ensemble(1, n, 400, None), 4 * _PIECE, rounds)
         for n in (10, 30)
@@ -126,14 +130,14 @@ def workloads(quick: bool) -> dict[str, tuple[Callable[[], dict[str, Runner]], i
     return rows
 
 
-def train(quick: bool) -> Iterator[dict[str, Any]]:
+def train(rounds: int) -> Iterator[dict[str, Any]]:
     """One row per workload and implementation."""
-    for name, (make, steps, rounds) in workloads(quick).items():
+    for name, (make, steps, rounds_of_it) in workloads(rounds).items():
         runners = make()
         seconds: dict[str, list[float]] = {label: [] for label in runners}
         for runner in runners.values():
             runner(_SHORTER)
-        for _ in range(rounds):
+        for _ in range(rounds_of_it):
             for label, runner in runners.items():
                 start = time.perf_counter()
                 jax.block_until_ready(jax.tree.leaves(runner(steps)))
@@ -149,10 +153,23 @@ def train(quick: bool) -> Iterator[dict[str, Any]]:
             }
 
 
-if __name__ == "__main__":
-    for row in train(quick=True):
+def main() -> None:
+    """Run, print, save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
+    options = parser.parse_args()
+    rounds, rows = 3 if options.quick else 9, []
+    for row in train(rounds):
+        rows.append(row)
         ratios = ", ".join(f"{v:.2f}x {k}" for k, v in row["times_faster_than"].items())
         print(
             f"{row['workload']:36} {row['implementation']:24} {1e6 * row['seconds_per_step']:9.0f} us/step "
-            f"(median {1e6 * row['seconds_per_step_median']:.0f})  {ratios}"
+            f"(median {1e6 * row['seconds_per_step_median']:.0f})  {ratios}",
+            flush=True,
         )
+    save(options.out, {"machine": machine(rounds), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
