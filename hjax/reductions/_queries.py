@@ -7,6 +7,7 @@ part of the queries' own; one that the atoms feel (an ensemble, the outputs of a
 one outwards looked at. All this happens while JAX traces; what it then differentiates or compiles is an ordinary call.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,12 +51,7 @@ def _reduced(reduce: Reduction, x: Array, rest: Any, of_x: int, of_all: int) -> 
             every = jnp.moveaxis(x, 0, of_x)
             lead, m, d = every.shape[:of_x], every.shape[-2], every.shape[-1]
             found = _reduced(reduce, every.reshape(*lead, size * m, d), rest, of_x, of_all)
-
-            def apart(a: Array) -> Array:
-                lead, tail = a.shape[:of_all], a.shape[of_all + 1 :]
-                return jnp.moveaxis(a.reshape(*lead, size, m, *tail), of_all, 0)
-
-            found = jax.tree.map(apart, found)
+            found = _apart(found, of_all, (size, m))
         else:
             axes = 0 if x_too else None, jax.tree.map(lambda b: 0 if b else None, others)
             found = _reduced(jax.vmap(reduce, in_axes=axes), x, rest, of_x + x_too, of_all + 1)
@@ -74,6 +70,16 @@ def _is_vmapped(x: Array, rest: Any) -> bool:
         return False
     numbers = [a for a in jax.tree.leaves((x, rest)) if jnp.issubdtype(a.dtype, jnp.floating)]
     return type(_of_all(numbers)).__name__ == "BatchTracer"
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _apart(found: Any, axis: int, sizes: tuple[int, int]) -> Any:
+    """The axis of all queries as two, of which the first goes to the front."""
+
+    def apart(a: Array) -> Array:
+        return jnp.moveaxis(a.reshape(*a.shape[:axis], *sizes, *a.shape[axis + 1 :]), axis, 0)
+
+    return jax.tree.map(apart, found)
 
 
 @jax.jit  # One operation instead of three for each.
