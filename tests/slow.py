@@ -6,12 +6,16 @@ or the example in a docstring of what has tests of its own. `pytest -m slow` run
 
 _CASES = {
     "tests/reductions/test_rough.py::test_": ("clusters_much_tighter_than_the_cloud_keep_their_weights[pruned",),
-    "tests/solutions/test_solutions.py::test_": ("absent_atoms_are_as_if",),
+    "tests/solutions/test_solutions.py::test_": (
+        "absent_atoms_are_as_if",
+        "times_may_be_one_number_or_one_per_query_and_broadcast[HopfLax",
+    ),
     "tests/test_cli.py::test_": (
         "solve_atoms_example",
         "gradient_in_the_file",
         "solve_writes_arrays_picture_and_summary[cells",
         "solve_writes_arrays_picture_and_summary[plane",
+        "nothing_half_written[error0",
     ),
     "tests/dynamics/test_caustic.py::test_": ("a_lens_and_two_zeros_in_one_step_are_seen[x32]", "a_spring_focuses"),
     "tests/dynamics/test_characteristics.py::test_": (
@@ -54,14 +58,17 @@ _CASES = {
     ),
     "tests/nn/test_multihead_attention.py::test_values_and_gradients_are_those_of_torch[x32": ("",),
     "tests/nn/test_selective_ssm.py::test_outputs_and_gradients_of_both_methods_are_those_of_a_numpy_loop[x32]": ("",),
+    "tests/nn/test_resnet.py::test_it_learns_two_moons": ("",),
     "tests/nn/test_ssm.py::test_": (
+        "the_outputs_are_a_numpy_loop_s_and_gradients_of_both_methods_agree[x64-diagonal-2",
         "the_outputs_are_a_numpy_loop_s_and_gradients_of_both_methods_agree[x32",
         "the_steps_are_scipy_s_discretizations[x32",
         "stiff_and_slow_modes_keep_their_digits[x64",
     ),
-    "tests/nn/test_transformer.py::test_it_learns_what_no_token_knows_alone": ("",),
+    "tests/nn/test_transformer.py::test_": ("it_learns_what_no_token_knows_alone", "a_block_is_its_formula[x32"),
     "tests/reductions/test_accuracy.py::test_": (
         "values_and_gradients_over_fourteen_decades_of_eps[x32-1]",
+        "values_and_gradients_over_fourteen_decades_of_eps[x32-3]",
         "values_and_gradients_over_fourteen_decades_of_eps[x32-32]",
         "values_and_gradients_over_fourteen_decades_of_eps[x64-9]",
         "values_and_gradients_over_fourteen_decades_of_eps[x64-32]",
@@ -96,6 +103,7 @@ _CASES = {
         "squared_euclidean_of_every_size_agrees_with_both_oracles[5130",
         "squared_euclidean_of_every_size_agrees_with_both_oracles[1-65",
         "entropy_has_the_derivatives_of_minus_sum_p_log_p",
+        "first_derivatives_over_several_tiles_of_many_queries[x64",
         "vmap_over_any_and_all_inputs_equals_a_python_loop[3-2",
         "every_cost_agrees_with_both_oracles[Mahalanobis full-9",
         "every_cost_agrees_with_both_oracles[Bilinear-3",
@@ -115,7 +123,9 @@ _CASES = {
         "squared_euclidean_of_every_size_agrees_with_both_oracles[1-65",
         "every_derivative_to_second_order_in_every_input[closure",
         "every_derivative_to_second_order_in_every_input[module",
-        "every_derivative_to_second_order_in_single_precision[3",
+        "every_derivative_to_second_order_in_single_precision",
+        "every_derivative_to_second_order_in_every_input[Mahalanobis",
+        "squared_euclidean_of_every_size_agrees_with_both_oracles[1025-1025",
         "a_causal_query_sees_no_later_atom[70",
         "entropy_has_the_derivatives_of_minus_sum_p_log_p[2",
         "first_derivatives_over_several_tiles_of_many_queries[x32",
@@ -153,7 +163,10 @@ _CASES = {
         "on_a_grid_each_axis",
         "values_and_derivatives_are_those_of_the_definition[Relativistic-dense",
         "values_and_derivatives_are_those_of_the_definition[Power",
-        "no_derivative_is_nan_at_any_temperature_and_pairs_out_of_reach_have_none[1e-08-Power-streaming",
+        *(
+            f"no_derivative_is_nan_at_any_temperature_and_pairs_out_of_reach_have_none[{eps}-Power-streaming"
+            for eps in ("1e-08", "0.3", "1000000.0")
+        ),
     ),
     "tests/reductions/test_pruned.py::test_": (
         "with_weights_and_ties",
@@ -179,6 +192,7 @@ _CASES = {
             "dynamics._characteristics",
             "dynamics._continuous",
             "dynamics._costate",
+            "dynamics._costate_result",
             "dynamics._scores",
             "dynamics._solvers",
             "nn._conv_lse",
@@ -190,6 +204,9 @@ _CASES = {
             "dynamics._pontryagin",
             "dynamics._sampling",
             "nn._lse_network",
+            "nn._lstm",
+            "nn._multihead_attention",
+            "nn.activations",
             "nn._resnet",
             "nn._ssm",
             "nn._transformer",
