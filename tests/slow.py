@@ -161,7 +161,6 @@ _CASES = {
     ),
     "tests/reductions/test_lagrangian_costs.py::test_": (
         "on_a_grid_each_axis",
-        "values_and_derivatives_are_those_of_the_definition[Relativistic-dense",
         "values_and_derivatives_are_those_of_the_definition[Power",
         *(
             f"no_derivative_is_nan_at_any_temperature_and_pairs_out_of_reach_have_none[{eps}-Power-streaming"

@@ -68,7 +68,9 @@ def _coordinatewise(
 
 def argmin(problem: Problem) -> Int[Array, "M"]:
     """The first index of the least cost."""
-    return jnp.argmin(_costs(problem), axis=0).astype(jnp.int32)
+    costs = _costs(problem)
+    # Where none is seen, all are alike: the first.
+    return jnp.argmin(jnp.where(_seen(costs), costs, far(costs.dtype)), axis=0).astype(jnp.int32)
 
 
 def spread(problem: Problem, index: Int[Array, "M"]) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
