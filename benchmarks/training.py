@@ -147,6 +147,7 @@ def train(rounds: int) -> Iterator[dict[str, Any]]:
             yield {
                 "workload": name,
                 "implementation": label,
+                "rounds": rounds_of_it,
                 "seconds_per_step": min(times),
                 "seconds_per_step_median": statistics.median(times),
                 "times_faster_than": {o: min(s) / min(times) for o, s in seconds.items() if o != label},

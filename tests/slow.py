@@ -1,7 +1,9 @@
 """Tests that are slow ones by measurement, named by how their ids begin; others carry the mark themselves.
 
-Each is a further case of something that the default suite samples: another size, cost, precision or architecture,
-or the example in a docstring of what has tests of its own. `pytest -m slow` runs them, and `.ci/run` does.
+Most are further cases of what the default suite samples: another size, cost, precision or architecture, or the
+example in a docstring of what has tests of its own. Some are the only test of one property of a thing that has others
+in the default suite: of pruning, most of what holds for every implementation. `pytest -m slow` runs them, and
+`.ci/run` does.
 """
 
 _CASES = {
@@ -106,7 +108,7 @@ _CASES = {
         "periodic_axes_see_their_images[2.0]",
     ),
     "tests/reductions/test_implementations.py::TestDense::test_": (
-        "every_derivative_to_second_order_in_single_precision",
+        "every_derivative_to_second_order_in_single_precision[9",
         "all_atoms_absent_gives_inf_with_zero_mean_and_zero_derivatives[x32",
         "a_causal_query_sees_no_later_atom[70",
         "derivatives_of_a_causal_reduction[2",
