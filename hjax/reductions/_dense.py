@@ -5,6 +5,7 @@ The matrix has one row an atom, N x M: a sum over rows is one of long vectors, w
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from ._costs import Bilinear, SquaredEuclidean
-from ._problem import Problem, cost_at, far
+from ._problem import Problem, cost_at, far, is_moving
 
 _UNROLLED = 16
 _FEW_ATOMS, _FEW_COORDINATES = 4, 8
+# Up to so many columns a matrix product waits for memory, and its derivative too.
+_THIN = 4
 _TEMPERATURES = 1000  # exp(-1000) is zero in double precision too
 
 
@@ -23,14 +26,80 @@ def softmin(problem: Problem) -> tuple[Float[Array, "M"], Float[Array, "M p"]]:
     """Value and Gibbs means; O(M N) memory."""
     if _is_few(problem):
         return _softmin_of_few(problem)
+    sums = _sums(problem)
+    if isinstance(problem.cost, Bilinear) and not problem.causal and problem.x.shape[1] <= _THIN:
+        value = problem.base + _value_of_products(*problem[:4], problem.eps)
+    else:
+        value = _value(problem, sums)
+    mean = _product(sums.weights.T, problem.payload) / sums.total[:, None]
+    return value, mean
+
+
+class _Sums(NamedTuple):
+    """Least costs `(M,)`, weights relative to them `(N, M)`, and their sums, 1 where nothing is seen."""
+
+    lowest: Float[Array, "M"]
+    weights: Float[Array, "N M"]
+    total: Float[Array, "M"]
+
+
+def _sums(problem: Problem) -> _Sums:
     costs = _costs(problem)
     lowest = lax.stop_gradient(jnp.min(costs, axis=0))
-    some = _seen(lowest)
     weights = _weights(problem, costs, lowest)
-    total = jnp.where(some, weights.sum(axis=0), 1)
-    value = problem.base + lowest - problem.eps * jnp.log(total)
-    mean = jnp.matmul(weights.T, problem.payload, precision="highest") / total[:, None]
-    return jnp.where(some, value, jnp.inf), mean
+    return _Sums(lowest, weights, jnp.where(_seen(lowest), weights.sum(axis=0), 1))
+
+
+def _value(problem: Problem, sums: _Sums) -> Float[Array, "M"]:
+    value = problem.base + sums.lowest - problem.eps * jnp.log(sums.total)
+    return jnp.where(_seen(sums.lowest), value, jnp.inf)
+
+
+@jax.custom_jvp
+def _value_of_products(
+    x: Float[Array, "M d"],
+    y: Float[Array, "N d"],
+    heights: Float[Array, "N"],
+    present: Bool[Array, "N"],
+    eps: Float[Array, ""],
+) -> Float[Array, "M"]:
+    """The value where costs are scalar products of few coordinates: what an `LSELayer` differentiates every step."""
+    problem = _of_products(x, y, heights, present, eps)
+    return _value(problem, _sums(problem))
+
+
+def _of_products(x: Array, y: Array, heights: Array, present: Array, eps: Array) -> Problem:
+    base, payload = jnp.zeros((), x.dtype), jnp.zeros((y.shape[0], 0), y.dtype)
+    return Problem(x, y, heights, present, base, eps, Bilinear(), payload, False, None)
+
+
+@functools.partial(_value_of_products.defjvp, symbolic_zeros=True)
+def _value_of_products_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # The change of a value is the Gibbs mean of the changes of the costs, here d + 1 products with the weights as they
+    # are: a backward pass only reads them, where autodiff of a matrix of costs first writes another one, of the
+    # weights times what comes from behind. With more coordinates the products themselves are what takes time.
+    x, y, heights, *_ = primals
+    dx, dy, dheights, _, deps = tangents
+    problem = _of_products(*primals)
+    sums = _sums(problem)
+    value = _value(problem, sums)
+    change = jnp.zeros_like(value)
+    if is_moving(dy) or is_moving(dheights):
+        dy, dheights = (t if is_moving(t) else jnp.zeros_like(a) for t, a in ((dy, y), (dheights, heights)))
+        dheights = jnp.where(problem.present, dheights, 0)
+        along = _product(dy.T, sums.weights)
+        change += _product(dheights, sums.weights) - jnp.sum(along * x.T, axis=0)
+    if is_moving(dx):
+        change -= jnp.sum(_product(sums.weights.T, y) * dx, axis=1)
+    if is_moving(deps):
+        costs = _costs(problem)
+        above = jnp.where(_seen(costs), costs - sums.lowest, 0)
+        change -= deps * (sums.total * jnp.log(sums.total) + jnp.sum(sums.weights * above, axis=0) / problem.eps)
+    return value, jnp.where(_seen(sums.lowest), change / sums.total, 0)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
 
 
 def _is_few(problem: Problem) -> bool:
@@ -124,5 +193,5 @@ def _pairs(
         return _coordinatewise(cost, x, y)
     if isinstance(cost, Bilinear):
         # One product, said as such: of two nested `vmap`s of a dot a CPU makes one of half the speed.
-        return jnp.matmul(-y, x.T, precision="highest")
+        return _product(-y, x.T)
     return jax.vmap(lambda y: jax.vmap(lambda x: cost(x, y))(x))(y)

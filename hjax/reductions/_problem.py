@@ -1,7 +1,7 @@
 """One Gibbs reduction, stated: what every implementation is handed after validation."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,11 @@ def _aside(y: Array, g: Array, payload: Array | None) -> tuple[Array, Array, Arr
 def far(dtype: np.dtype) -> float:
     """A cost that no real cost reaches, finite so that differences of it are not NaN."""
     return float(jnp.finfo(dtype).max) ** 0.8
+
+
+def is_moving(tangent: Any) -> bool:
+    """Whether a tangent that a `custom_jvp` rule is given is not a zero that JAX knows of."""
+    return not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
 def cost_at(problem: Problem, index: Int[Array, "M"]) -> Float[Array, "M"]:

@@ -27,7 +27,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from ._exp2 import exp2
-from ._problem import Problem, cost_at, far
+from ._problem import Problem, cost_at, far, is_moving
 from ._tiles import (
     Atoms,
     Form,
@@ -38,7 +38,6 @@ from ._tiles import (
     Sums,
     gathered,
     indexed,
-    is_moving,
     is_rough,
     no_sums,
     plan_of,

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 
 from ._costs import Bilinear, Mahalanobis, SquaredEuclidean
 from ._exp2 import exp2
-from ._problem import Problem, far
+from ._problem import Problem, far, is_moving
 
 
 class _Sizes(NamedTuple):
@@ -213,10 +213,6 @@ def _product_exponents_jvp(squared: bool, primals: Any, tangents: Any) -> Any:
     if is_moving(dkappa):
         change += exponents * (dkappa / kappa)
     return exponents, change
-
-
-def is_moving(tangent: Any) -> bool:
-    return not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
 def _dense_tangent(tangent: Any, primal: Array) -> Array:
