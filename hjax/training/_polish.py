@@ -30,6 +30,7 @@ class Minimum(NamedTuple):
 _MEMORY = 20
 # An iteration that no longer lowers the value beyond rounding may be luck; this many are the end.
 _PATIENCE = 8
+_ULPS = 2
 
 
 def minimise(value: Callable[[Any], Array], start: Any, steps: Array, tolerance: Array) -> Minimum:
@@ -49,8 +50,10 @@ def minimise(value: Callable[[Any], Array], start: Any, steps: Array, tolerance:
         params, state, best, k, idle = carry
         now, gradient = at(params, state=state)  # from the line search that led here
         found = Minimum(params, jnp.asarray(now), largest(gradient), k)
-        # At the end of the digits the value stands still while the gradient still falls.
-        better = (found.value < best.value) | ((found.value <= best.value) & (found.gradient < best.gradient))
+        # At the end of the digits the value stands still, but for its last ones, while the gradient still falls.
+        rounding = _ULPS * jnp.finfo(best.value.dtype).eps * jnp.abs(best.value)
+        lower = found.value < best.value - rounding
+        better = lower | ((found.value <= best.value + rounding) & (found.gradient < best.gradient))
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, best)
         updates, state = optimizer.update(gradient, state, params, value=now, grad=gradient, value_fn=value)
         return optax.apply_updates(params, updates), state, best, k + 1, jnp.where(better, 0, idle + 1)
