@@ -134,4 +134,8 @@ def test_eight_devices_agree_with_one():
     errors = json.loads(done.stdout)
     assert max(errors[k] for k in ("batches", "ensemble")) < 1e-4
     assert errors["batches: devices"] == 8
+    for case in ("seed", "seed, five", "eps, three"):
+        assert errors[f"members: {case}"] < 1e-5
+        assert errors[f"members: {case}: devices of the result"] == 1
+    assert errors["members: resumed"] == 0
     assert "batch_size=12 cannot be split over 8 devices" in errors["message"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 
 import hjax
 from hjax.training import fit, fit_many
@@ -20,7 +21,7 @@ def layer(eps=0.2, width=6, out="scalar", seed=0):
     return hjax.nn.LSELayer(1, out, width, eps=eps, key=jax.random.key(seed))
 
 
-def make(key, eps):
+def make(key, eps=0.2):
     return hjax.nn.LSELayer(1, "scalar", 6, eps=eps, key=key)
 
 
@@ -92,12 +93,13 @@ def test_an_ensemble_is_its_members_one_by_one():
     assert best[0].metrics["sup"] == fits.metrics["sup"][:, 0].min()
 
 
-def test_members_may_have_targets_and_batches_of_their_own():
+@pytest.mark.parametrize("mesh", [None, Mesh(jax.devices()[:1], ("seed",))])
+def test_members_may_have_targets_and_batches_of_their_own(mesh):
     targets = np.stack([Y, 2 * Y])
     seen = {"steps": 20, "batch_size": 16, "every": 20}
     keys = jax.random.split(jax.random.key(0), 2)
     fits = fit_many(
-        make, (X, targets), keys=keys, eps=[0.3, 0.2], data_axes=(None, "eps"), shared_batches=False, **seen
+        make, (X, targets), keys=keys, eps=[0.3, 0.2], data_axes=(None, "eps"), shared_batches=False, mesh=mesh, **seen
     )
     for s in range(2):
         for j, e in enumerate([0.3, 0.2]):
@@ -161,11 +163,12 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_step(tmp_path):
     again = fit(layer(), (X, Y), loss=loss, steps=400, every=100, checkpoint=file, resume=True, throw=False)
     np.testing.assert_array_equal(again.model.weight, same.model.weight)
     assert not again.finished
-    fits = fit_many(make, (X, Y), keys=2, eps=[0.5, 0.05], loss=loss, steps=400, every=100)
-    assert fits.finished[:, 0].all()
-    assert not fits.finished[:, 1].any()
-    assert np.isfinite(np.asarray(fits.model.weight)).all()
-    assert np.isfinite(fits[0, 1].losses).all()
+    for mesh in (None, Mesh(jax.devices()[:1], ("eps",))):
+        fits = fit_many(make, (X, Y), keys=2, eps=[0.5, 0.05], loss=loss, steps=400, every=100, mesh=mesh)
+        assert fits.finished[:, 0].all()
+        assert not fits.finished[:, 1].any()
+        assert np.isfinite(np.asarray(fits.model.weight)).all()
+        assert np.isfinite(fits[0, 1].losses).all()
     with pytest.raises(hjax.training.Diverged, match="after step 0"):
         fit(layer(), (X, Y), loss=lambda m, x, y: jnp.nan * m.weight.sum(), steps=3)
 
@@ -229,6 +232,7 @@ MANY_MISTAKES = {
     "no seeds": ({"keys": 0}, "number of seeds"),
     "no temperatures": ({"eps": []}, "eps is empty"),
     "an unknown axis": ({"data_axes": ("rows", None)}, "pass None, 'seed', 'eps' or 'both'"),
+    "devices for what is not there": ({"eps": None, "mesh": Mesh(jax.devices()[:1], ("eps",))}, "seeds only"),
     "an axis that is not there": ({"data_axes": (None, "eps")}, r"data\[1\] has shape \(40,\)"),
 }
 
