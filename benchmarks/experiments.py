@@ -1,12 +1,13 @@
 """`python -m benchmarks.experiments [--steps K] [--rounds R] [--out FILE]`: the training core of `hjax reproduce`.
 
-A, B and C at full parameters but few of their steps, all seeds and temperatures at once by hjax, against NumPy seed by
-seed with the same arithmetic in the same precision: the forward pass, the gradient written out by hand, Adam. Once with
-matrix products and in-place arrays, once as one writes it first, with (batch, N, d) broadcast. NumPy's matrix products
-run on one thread: on small arrays, and where other work runs beside, more of them only wait for each other. Every round
-runs all of them in turn; ratios are medians over rounds of ratios within a round. Compilation is apart: hjax's step
-time is that of a long run less that of a short one. All start from the same parameters, and their losses after the last
-step are compared. The last line adds them up, each times the steps that its experiment takes.
+A, every width of B, C and E (one batch of its digits) at full parameters but few of their steps, all seeds and
+temperatures at once by hjax, as `hjax reproduce` runs them, against NumPy seed by seed with the same arithmetic in the
+same precision: the forward pass, the gradient written out by hand, Adam. Once with matrix products and in-place arrays,
+once as one writes it first, with (batch, N, d) broadcast. NumPy's matrix products run on one thread: on small arrays,
+and where other work runs beside, more of them only wait for each other. Every round runs all of them in turn; ratios
+are medians over rounds of ratios within a round. Compilation is apart: hjax's step time is that of a long run less that
+of a short one. All start from the same parameters, and their losses after the last step are compared. The last line
+adds them up, each times the steps that its experiment takes. D and G train nothing.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 import hjax
 from hjax.experiments import reproduce
-from hjax.experiments.reproduce import _layers
+from hjax.experiments.reproduce import _hessians, _images, _layers
 from hjax.experiments.reproduce._recovery import exact_solution
 
 from .record import machine, save
@@ -37,72 +38,73 @@ class Core(NamedTuple):
     name: str
     x: np.ndarray
     y: np.ndarray
-    width: int
     eps: list[float]
     seeds: int
     rate: float
-    rows: float
-    biases: float
-    tiled: bool
     full_steps: int
+    make: Callable[..., Any]
+    predict: Callable[..., Any]
 
-    @property
-    def make(self) -> Callable[..., Any]:
-        """`(key, eps) -> layer`, of a certain width and precision."""
-        return functools.partial(
-            _layers.make_layer, d=self.x.shape[1], width=self.width, rows=self.rows, biases=self.biases,
-            dtype=self.x.dtype.name,
-        )  # fmt: skip
+    def start(self) -> list[list[np.ndarray]]:
+        """Rows and biases of each seed; of a network with an output layer its weight and bias too."""
+        models = [self.make(key, jnp.asarray(self.eps[0])) for key in jax.random.split(jax.random.key(0), self.seeds)]
+        return [[np.array(a) for a in _parameters(model)] for model in models]
 
-    def start(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Rows and biases of each seed."""
-        keys = jax.random.split(jax.random.key(0), self.seeds)
-        layers = [self.make(key, jnp.asarray(self.eps[0])) for key in keys]
-        return [(np.array(layer.weight), np.array(layer.bias)) for layer in layers]
+
+def _parameters(model: Any) -> tuple[Any, ...]:
+    if isinstance(model, hjax.nn.LSELayer):
+        return model.weight, model.bias
+    (layer,) = model.layers
+    return layer.weight[0], layer.bias[0], model.output_weight[0], model.output_bias
+
+
+def _of_layers(name: str, given: dict[str, Any], x: np.ndarray, y: np.ndarray, width: int, eps: list[float]) -> Core:
+    tiled = len(x) * width > 2**17
+    make = functools.partial(
+        _layers.make_layer, d=x.shape[1], width=width, rows=given["rows"] / x.shape[1] ** 0.5, biases=given["biases"],
+        dtype=x.dtype.name,
+    )  # fmt: skip
+    return Core(
+        f"{name}: {given['seeds']} seeds x {len(eps)} eps, d = {x.shape[1]}, N = {width}", x,
+        np.broadcast_to(y, (len(eps), len(x))), eps, given["seeds"], given["rate"], given["steps"], make,
+        _layers.tiled_values if tiled else _layers.dense_values,
+    )  # fmt: skip
 
 
 def cores() -> list[Core]:
-    """A, C, and B at a narrow and a wide layer for each d."""
-    a, b, c = (reproduce.EXPERIMENTS[name].full for name in "ABC")
+    """A, C and E, and B at every width."""
+    a, b, c, e = (reproduce.EXPERIMENTS[name].full for name in "ABCE")
     x = np.linspace(-a["points_within"], a["points_within"], a["points"])
-    recovery = Core(
-        f"A: {a['seeds']} seeds x {len(a['eps'])} eps, N = {a['width']}", x[:, None],
-        x**2 / 4 - exact_solution(a, x), a["width"], a["eps"], a["seeds"], a["rate"], a["rows"], a["biases"], False,
-        a["steps"],
-    )  # fmt: skip
-    found = [recovery]
-    for d, n in ((1, 50), (1, 500), (2, 500), (4, 1000)):
-        random = np.random.default_rng(d)
-        x = random.uniform(-2, 2, (b["training_points"], d)).astype(np.float32)
-        found.append(
-            Core(
-                f"B: d = {d}, {b['seeds']} seeds, N = {n}", x, np.linalg.norm(x, axis=1)[None], n, [n ** (-1 / d)],
-                b["seeds"], b["rate"], b["rows"] / d**0.5, b["biases"], b["training_points"] * n > 2**17, b["steps"],
-            )
-        )  # fmt: skip
+    found = [_of_layers("A", a, x[:, None], x**2 / 4 - exact_solution(a, x), a["width"], a["eps"])]
+    sweep = b | {"seeds": b["sweep_seeds"]}
+    for name, given, widths in (("B", b, b["widths"]), ("B, sweep", sweep, b["sweep_widths"])):
+        for d, n in ((int(d), n) for d, some in widths.items() for n in some):
+            x = np.random.default_rng(d).uniform(-2, 2, (b["training_points"], d)).astype(np.float32)
+            eps = b["sweep_eps"] if given is sweep else [n ** (-1 / d)]
+            found.append(_of_layers(name, given, x, np.linalg.norm(x, axis=1), n, eps))
     x = np.linspace(-c["within"], c["within"], c["points"])
-    targets = np.broadcast_to(np.abs(x), (len(c["eps"]), len(x)))
-    found.append(
-        Core(
-            f"C: {c['seeds']} seeds x {len(c['eps'])} eps, N = {c['width']}", x[:, None], targets, c["width"], c["eps"],
-            c["seeds"], c["rate"], c["rows"], c["biases"], False, c["steps"],
-        )
-    )  # fmt: skip
-    return found
+    found.append(_of_layers("C", c, x[:, None], np.abs(x), c["width"], c["eps"]))
+    images = _images.principal_components(_images.load(_images.MNIST), e["components"])
+    x, labels = images.x[: e["batch"]].astype(np.float32), images.labels[: e["batch"]]
+    y = np.broadcast_to(np.where(labels % 2, -1, 1).astype(np.float32), (len(e["eps"]), len(x)))
+    name = f"E: {e['seeds']} seeds x {len(e['eps'])} eps, d = {x.shape[1]}, N = {e['width']}"
+    make = functools.partial(_hessians.make_network, d=x.shape[1], width=e["width"])
+    return [*found, Core(name, x, y, e["eps"], e["seeds"], e["rate"], e["steps"], make, _hessians.outputs_of)]
 
 
 def ours(core: Core, steps: int) -> np.ndarray:
     """Losses `(seeds, temperatures)` before the last step, in compiled pieces of ten steps."""
     fits = hjax.training.fit_many(
         core.make, (core.x, core.y), keys=jax.random.split(jax.random.key(0), core.seeds), eps=core.eps,
-        data_axes=(None, "eps"), predict=_layers.tiled_values if core.tiled else _layers.dense_values,
-        optimizer=_layers.adam(core.rate), steps=steps, every=10, progress=False,
+        data_axes=(None, "eps"), predict=core.predict, optimizer=_layers.adam(core.rate), steps=steps, every=10,
+        progress=False,
     )  # fmt: skip
     return fits.losses[..., -1]
 
 
-def products(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: Any, work: np.ndarray) -> Any:
+def products(x: np.ndarray, y: np.ndarray, params: list[np.ndarray], eps: Any, work: np.ndarray) -> Any:
     """Loss and gradient by matrix products, in the array `work (M, N)`."""
+    weight, bias, *output = params
     np.matmul(x, weight.T, out=work)
     work += bias
     top = work.max(axis=1)
@@ -110,35 +112,44 @@ def products(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray,
     work /= eps
     np.exp(work, out=work)
     total = work.sum(axis=1)
-    residual = top + eps * np.log(total) - y
-    work *= (2 / len(y) * residual / total)[:, None].astype(x.dtype)
-    return (residual**2).mean(), work.T @ x, work.sum(axis=0)
+    loss, slopes, last = behind(top + eps * np.log(total), y, output)
+    work *= (slopes / total)[:, None].astype(x.dtype)
+    return loss, work.T @ x, work.sum(axis=0), *last
 
 
-def broadcast(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: Any, work: np.ndarray) -> Any:
+def broadcast(x: np.ndarray, y: np.ndarray, params: list[np.ndarray], eps: Any, work: np.ndarray) -> Any:
     """The same, as one writes it first: products of coordinates as an array (M, N, d)."""
     del work
+    weight, bias, *output = params
     a = (x[:, None, :] * weight[None]).sum(axis=-1) + bias
     top = a.max(axis=1, keepdims=True)
     z = np.exp((a - top) / eps)
     p = z / z.sum(axis=1, keepdims=True)
-    residual = top[:, 0] + eps * np.log(z.sum(axis=1)) - y
-    g = (2 / len(y) * residual)[:, None].astype(x.dtype) * p
-    return (residual**2).mean(), (g[:, :, None] * x[:, None, :]).sum(axis=0), g.sum(axis=0)
+    loss, slopes, last = behind(top[:, 0] + eps * np.log(z.sum(axis=1)), y, output)
+    g = slopes[:, None].astype(x.dtype) * p
+    return loss, (g[:, :, None] * x[:, None, :]).sum(axis=0), g.sum(axis=0), *last
+
+
+def behind(values: np.ndarray, y: np.ndarray, output: list[np.ndarray]) -> tuple[Any, np.ndarray, list[Any]]:
+    """Mean square, its derivative in the values of the layer, and in what stands behind it: `w f + c`, or nothing."""
+    residual = (output[0] * values + output[1] if output else values) - y
+    slopes = 2 / len(y) * residual
+    last = [(slopes * values).sum(), slopes.sum()] if output else []
+    return (residual**2).mean(), slopes * output[0] if output else slopes, last
 
 
 def loop(core: Core, gradient: Callable[..., Any], steps: int) -> np.ndarray:
     """Adam seed by seed and temperature by temperature; losses before the last step."""
     losses = np.empty((core.seeds, len(core.eps)))
     dtype = core.x.dtype.type
-    work = np.empty((len(core.x), core.width), dtype)
-    for seed, (weight, bias) in enumerate(core.start()):
+    for seed, start in enumerate(core.start()):
+        work = np.empty((len(core.x), len(start[0])), dtype)
         for i, eps in enumerate(core.eps):
-            params = [weight.copy(), bias.copy()]
+            params = [a.copy() for a in start]
             first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
             y = np.ascontiguousarray(core.y[i], dtype)
             for k in range(1, steps + 1):
-                losses[seed, i], *slopes = gradient(core.x, y, *params, dtype(eps), work)
+                losses[seed, i], *slopes = gradient(core.x, y, params, dtype(eps), work)
                 for p, g, m, v in zip(params, slopes, first, second, strict=True):
                     m += dtype(0.1) * (g - m)
                     v += dtype(0.001) * (g * g - v)
@@ -155,7 +166,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
 
 def measure(core: Core, steps: int, rounds: int) -> dict[str, Any]:
     """Milliseconds a step of all members, by the clock and in processor time, and ratios within a round."""
-    many = max(20, 10 * round(20 * steps / 10)) if core.width * core.x.shape[0] < 2**17 else 10 * steps
+    many = 20 * steps
     ours(core, 10)
     seconds: dict[str, list[tuple[float, float]]] = {"hjax": [], "matrix products": [], "broadcast": []}
     for _ in range(rounds):
@@ -200,7 +211,7 @@ def main() -> None:
             row = measure(core, options.steps, options.rounds)
             rows.append(row)
             print(
-                f"{row['core']:<32} {row['dtype']}  hjax {row['hjax, ms a step']:8.2f} ms a step "
+                f"{row['core']:<42} {row['dtype']}  hjax {row['hjax, ms a step']:8.2f} ms a step "
                 f"({row['hjax, ms of processor']:.2f} of processor); "
                 f"x {row['times faster than matrix products']:.1f} over matrix products, "
                 f"x {row['times faster than broadcast']:.1f} over broadcast "

@@ -1,11 +1,13 @@
 """`python -m benchmarks.training [--quick] [--out FILE]`: training, in one program and one after another.
 
-An ensemble against its members one by one, and one step of a layer against NumPy. One row per workload and
+An ensemble against its members one by one, in one program on one device and on all cores as devices, and one step of
+a layer against NumPy. One row per workload and
 implementation: seconds per step (of all members), best and median of interleaved rounds, and the ratio of the best
 times to every other implementation. Compile time is not in it.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import hjax
 
@@ -35,16 +38,20 @@ def absolute_value(d: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ensemble(d: int, width: int, samples: int, batch: int | None) -> dict[str, Runner]:
-    """8 seeds x 5 temperatures: at once, one after another in compiled pieces, and step by step from Python."""
+    """8 seeds x 5 temperatures: at once (twice), one after another in compiled pieces, step by step from Python."""
     data, optimizer, keys = absolute_value(d, samples), optax.adam(RATE), jax.random.split(jax.random.key(0), SEEDS)
 
     def make(key: Any, eps: Any) -> hjax.nn.LSELayer:
         return hjax.nn.LSELayer(d, "scalar", width, eps=eps, key=key)
 
-    def together(steps: int) -> Any:
+    def together(steps: int, mesh: Any = None) -> Any:
         return hjax.training.fit_many(
-            make, data, keys=keys, eps=TEMPERATURES, steps=steps, batch_size=batch, optimizer=optimizer, every=_PIECE
-        )
+            make, data, keys=keys, eps=TEMPERATURES, steps=steps, batch_size=batch, optimizer=optimizer, every=_PIECE,
+            mesh=mesh,
+        )  # fmt: skip
+
+    def shared(steps: int) -> Any:
+        return together(steps, Mesh(jax.devices(), ("seed",)))
 
     def in_turn(steps: int) -> Any:
         for key in keys:
@@ -75,10 +82,11 @@ def ensemble(d: int, width: int, samples: int, batch: int | None) -> dict[str, R
                     model, state = step(model, state, data[0][rows], data[1][rows])
                 jax.block_until_ready(model.weight)
 
-    return {"fit_many": together, "fit, one by one": in_turn, _LOOP: plain}
+    return {_SHARED: shared, "fit_many": together, "fit, one by one": in_turn, _LOOP: plain}
 
 
 _PIECE = 200
+_SHARED = "fit_many, cores as devices"
 _LOOP, _SHORTER = "a loop of jitted steps", 10
 
 
@@ -160,12 +168,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
     options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # the first device still uses all cores by itself
     rounds, rows = 3 if options.quick else 9, []
     for row in train(rounds):
         rows.append(row)
         ratios = ", ".join(f"{v:.2f}x {k}" for k, v in row["times_faster_than"].items())
         print(
-            f"{row['workload']:36} {row['implementation']:24} {1e6 * row['seconds_per_step']:9.0f} us/step "
+            f"{row['workload']:36} {row['implementation']:26} {1e6 * row['seconds_per_step']:9.0f} us/step "
             f"(median {1e6 * row['seconds_per_step_median']:.0f})  {ratios}",
             flush=True,
         )

@@ -42,12 +42,12 @@ def _parts(parameters: Parameters) -> dict[str, float]:
     return {"hessians": 2 + 40 * parameters["steps"] / 5000}
 
 
-def _make(key: Array, eps: Array, *, d: int, width: int) -> hjax.nn.LSENetwork:
+def make_network(key: Array, eps: Array, *, d: int, width: int) -> hjax.nn.LSENetwork:
     network = hjax.nn.LSENetwork(d, "scalar", (1,), width, eps=eps, key=key)
     return jax.tree.map(lambda a: a.astype(jnp.float32), network)
 
 
-def _predict(network: hjax.nn.LSENetwork, x: Array) -> Array:
+def outputs_of(network: hjax.nn.LSENetwork, x: Array) -> Array:
     """All outputs of `w_2 LSE + c` in one reduction."""
     (layer,) = network.layers
     assert isinstance(layer, hjax.nn.LSELayer)
@@ -63,11 +63,11 @@ def _compute(origin: _images.Origin, parameters: Parameters, part: str, keep: Ke
     y = np.where(images.labels % 2, -1, 1).astype(np.float32)
     y_test = np.where(images.labels_test % 2, -1, 1)[: parameters["test_points"]]
     fits = hjax.training.fit_many(
-        functools.partial(_make, d=x.shape[1], width=parameters["width"]),
+        functools.partial(make_network, d=x.shape[1], width=parameters["width"]),
         (x, y),
         keys=jax.random.split(jax.random.key(0), parameters["seeds"]),
         eps=parameters["eps"],
-        predict=_predict,
+        predict=outputs_of,
         optimizer=adam(parameters["rate"]),
         steps=parameters["steps"],
         batch_size=parameters["batch"],
