@@ -31,6 +31,8 @@ from hjax.experiments.reproduce._recovery import exact_solution
 
 from .record import machine, save
 
+Start = dict[tuple[int, int], list[np.ndarray]]
+
 
 class Core(NamedTuple):
     """What is trained: points `(M, d)`, targets `(temperatures, M)`, and everything that `fit_many` wants."""
@@ -45,10 +47,14 @@ class Core(NamedTuple):
     make: Callable[..., Any]
     predict: Callable[..., Any]
 
-    def start(self) -> list[list[np.ndarray]]:
-        """Rows and biases of each seed; of a network with an output layer its weight and bias too."""
-        models = [self.make(key, jnp.asarray(self.eps[0])) for key in jax.random.split(jax.random.key(0), self.seeds)]
-        return [[np.array(a) for a in _parameters(model)] for model in models]
+    def start(self) -> Start:
+        """Of each member rows and biases; of a network with an output layer its weight and bias too."""
+        keys = jax.random.split(jax.random.key(0), self.seeds)
+        return {
+            (seed, i): [np.array(a) for a in _parameters(self.make(key, jnp.asarray(eps)))]
+            for seed, key in enumerate(keys)
+            for i, eps in enumerate(self.eps)
+        }
 
 
 def _parameters(model: Any) -> tuple[Any, ...]:
@@ -59,7 +65,6 @@ def _parameters(model: Any) -> tuple[Any, ...]:
 
 
 def _of_layers(name: str, given: dict[str, Any], x: np.ndarray, y: np.ndarray, width: int, eps: list[float]) -> Core:
-    tiled = len(x) * width > 2**17
     make = functools.partial(
         _layers.make_layer, d=x.shape[1], width=width, rows=given["rows"] / x.shape[1] ** 0.5, biases=given["biases"],
         dtype=x.dtype.name,
@@ -67,7 +72,7 @@ def _of_layers(name: str, given: dict[str, Any], x: np.ndarray, y: np.ndarray, w
     return Core(
         f"{name}: {given['seeds']} seeds x {len(eps)} eps, d = {x.shape[1]}, N = {width}", x,
         np.broadcast_to(y, (len(eps), len(x))), eps, given["seeds"], given["rate"], given["steps"], make,
-        _layers.tiled_values if tiled else _layers.dense_values,
+        _layers.values,
     )  # fmt: skip
 
 
@@ -138,22 +143,21 @@ def behind(values: np.ndarray, y: np.ndarray, output: list[np.ndarray]) -> tuple
     return (residual**2).mean(), slopes * output[0] if output else slopes, last
 
 
-def loop(core: Core, gradient: Callable[..., Any], steps: int) -> np.ndarray:
+def loop(core: Core, start: Start, gradient: Callable[..., Any], steps: int) -> np.ndarray:
     """Adam seed by seed and temperature by temperature; losses before the last step."""
     losses = np.empty((core.seeds, len(core.eps)))
     dtype = core.x.dtype.type
-    for seed, start in enumerate(core.start()):
-        work = np.empty((len(core.x), len(start[0])), dtype)
-        for i, eps in enumerate(core.eps):
-            params = [a.copy() for a in start]
-            first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
-            y = np.ascontiguousarray(core.y[i], dtype)
-            for k in range(1, steps + 1):
-                losses[seed, i], *slopes = gradient(core.x, y, params, dtype(eps), work)
-                for p, g, m, v in zip(params, slopes, first, second, strict=True):
-                    m += dtype(0.1) * (g - m)
-                    v += dtype(0.001) * (g * g - v)
-                    p -= dtype(core.rate) * (m / dtype(1 - 0.9**k)) / (np.sqrt(v / dtype(1 - 0.999**k)) + dtype(1e-8))
+    for (seed, i), given in start.items():
+        params = [a.copy() for a in given]
+        work = np.empty((len(core.x), len(params[0])), dtype)
+        first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
+        y = np.ascontiguousarray(core.y[i], dtype)
+        for k in range(1, steps + 1):
+            losses[seed, i], *slopes = gradient(core.x, y, params, dtype(core.eps[i]), work)
+            for p, g, m, v in zip(params, slopes, first, second, strict=True):
+                m += dtype(0.1) * (g - m)
+                v += dtype(0.001) * (g * g - v)
+                p -= dtype(core.rate) * (m / dtype(1 - 0.9**k)) / (np.sqrt(v / dtype(1 - 0.999**k)) + dtype(1e-8))
     return losses
 
 
@@ -168,13 +172,14 @@ def measure(core: Core, steps: int, rounds: int) -> dict[str, Any]:
     """Milliseconds a step of all members, by the clock and in processor time, and ratios within a round."""
     many = 20 * steps
     ours(core, 10)
+    start = core.start()
     seconds: dict[str, list[tuple[float, float]]] = {"hjax": [], "matrix products": [], "broadcast": []}
     for _ in range(rounds):
         short, long = timed(lambda: ours(core, 10)), timed(lambda: ours(core, 10 + many))
         seconds["hjax"].append(((long[0] - short[0]) / many, (long[1] - short[1]) / many))
         for name, gradient in (("matrix products", products), ("broadcast", broadcast)):
             with threadpool_limits(1):
-                spent = timed(functools.partial(loop, core, gradient, steps))
+                spent = timed(functools.partial(loop, core, start, gradient, steps))
             seconds[name].append((spent[0] / steps, spent[1] / steps))
     row: dict[str, Any] = {"core": core.name, "dtype": core.x.dtype.name, "steps": steps}
     row["steps of the experiment"] = core.full_steps
@@ -185,7 +190,7 @@ def measure(core: Core, steps: int, rounds: int) -> dict[str, Any]:
         pairs = list(zip(seconds[name], seconds["hjax"], strict=True))
         row[f"times faster than {name}"] = statistics.median(theirs[0] / mine[0] for theirs, mine in pairs)
         row[f"times less processor than {name}"] = statistics.median(theirs[1] / mine[1] for theirs, mine in pairs)
-    after = [ours(core, steps), loop(core, products, steps), loop(core, broadcast, steps)]
+    after = [ours(core, steps), loop(core, start, products, steps), loop(core, start, broadcast, steps)]
     row["largest relative difference of losses"] = max(float(np.abs(a / after[0] - 1).max()) for a in after[1:])
     return row
 

@@ -13,6 +13,9 @@ import hjax
 
 from ._experiment import Keep
 
+# Pairs times coordinates, measured: below, a step is faster with a matrix, which compiles sooner too.
+_SMALL = 2**18
+
 
 @functools.cache
 def adam(rate: float) -> optax.GradientTransformation:
@@ -29,17 +32,10 @@ def make_layer(key: Array, eps: Array, *, d: int, width: int, rows: float, biase
     )
 
 
-def dense_values(layer: hjax.nn.LSELayer, x: Array) -> Array:
-    """All values at once, for few rows: one matrix of M N costs."""
-    return _values(layer, x, "dense")
-
-
-def tiled_values(layer: hjax.nn.LSELayer, x: Array) -> Array:
-    """All values at once, for many rows: tiles of M x N that stay in the cache, forward and backward."""
-    return _values(layer, x, "streaming")
-
-
-def _values(layer: hjax.nn.LSELayer, x: Array, implementation: str) -> Array:
+def values(layer: hjax.nn.LSELayer, x: Array) -> Array:
+    """All values at once: one small matrix, or tiles of a large one that stay in the cache, forward and backward."""
+    pairs, d = x.shape[0] * layer.weight.shape[0], x.shape[1]
+    implementation = "streaming" if pairs * d > _SMALL else "dense"
     cost = hjax.Bilinear()
     return -hjax.softmin(x, layer.weight, -layer.bias, eps=layer.eps, cost=cost, implementation=implementation).value
 
@@ -55,7 +51,6 @@ def train(
     rate: float,
     rows: float,
     biases: float,
-    tiled: bool,
     keep: Keep,
     own_targets: bool = False,
 ) -> hjax.training.Fits:
@@ -70,7 +65,7 @@ def train(
         keys=jax.random.split(jax.random.key(0), seeds),
         eps=list(eps),
         data_axes=(None, "eps") if own_targets else None,
-        predict=tiled_values if tiled else dense_values,
+        predict=values,
         optimizer=adam(rate),
         steps=steps,
         every=max(1, min(500, steps // 4)),

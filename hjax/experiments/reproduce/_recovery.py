@@ -16,7 +16,7 @@ import hjax
 from .._figure_style import ACCENT, FAINT, INK, dress
 from ..verify._oracles import gibbs_mean, soft_minimum, squared_distances
 from ._experiment import Arrays, Criterion, Experiment, Keep, Parameters, Results, above, below, generated
-from ._layers import best, dense_values, train
+from ._layers import best, train, values
 from ._pictures import THEORY, THIN, Temperatures, legend, logarithmic, titled
 
 _FULL: Parameters = {
@@ -65,12 +65,12 @@ def _compute(parameters: Parameters, part: str, keep: Keep) -> Arrays:
     share = parameters["steps"] / (parameters["steps"] + 2 * parameters["polish_steps"])
     training = keep._replace(progress=lambda fraction, doing: keep.progress(share * fraction, doing))
     fits = train(
-        x[:, None], targets, own_targets=True, tiled=False, keep=training,
+        x[:, None], targets, own_targets=True, keep=training,
         **{k: parameters[k] for k in ("width", "eps", "seeds", "steps", "rate", "rows", "biases")},
     )  # fmt: skip
     keep.progress(share, "L-BFGS")
     polished = hjax.training.polish(
-        fits, (x[:, None], targets), data_axes=(None, "eps"), predict=dense_values, steps=parameters["polish_steps"],
+        fits, (x[:, None], targets), data_axes=(None, "eps"), predict=values, steps=parameters["polish_steps"],
         tolerance=1e-12,
     )  # fmt: skip
     data = jax.vmap(jax.vmap(lambda layer: _as_data(layer)))(polished.model)

@@ -43,7 +43,7 @@ def _compute(parameters: Parameters, part: str, keep: Keep) -> Arrays:
     del part
     x = np.linspace(-parameters["within"], parameters["within"], parameters["points"])
     fits = train(
-        x[:, None], np.abs(x), tiled=False, keep=keep,
+        x[:, None], np.abs(x), keep=keep,
         **{k: parameters[k] for k in ("width", "eps", "seeds", "steps", "rate", "rows", "biases")},
     )  # fmt: skip
     # Around the kink, where the curvature is, and everywhere else.

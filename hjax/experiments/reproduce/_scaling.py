@@ -82,11 +82,10 @@ def _compute(parameters: Parameters, part: str, keep: Keep) -> Arrays:
     x = random.uniform(-parameters["within"], parameters["within"], (count, d)).astype(np.float32)
     y = np.linalg.norm(x, axis=1)
     split = parameters["training_points"]
-    # Few pairs are one small matrix, which compiles sooner; many stay in the cache tile by tile.
     fits = train(
         x[:split], y[:split], width=n, eps=eps, seeds=parameters["sweep_seeds" if sweep else "seeds"],
         steps=parameters["steps"], rate=parameters["rate"], rows=parameters["rows"] / math.sqrt(d),
-        biases=parameters["biases"], tiled=split * n > 2**17, keep=keep,
+        biases=parameters["biases"], keep=keep,
     )  # fmt: skip
     # Measured in numpy and double precision, on points that were not trained on.
     weight, bias = (np.asarray(a, float) for a in (fits.model.weight, fits.model.bias))
