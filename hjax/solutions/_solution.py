@@ -12,12 +12,14 @@ middle of the cloud, so that coordinates far from zero cost no digits.
 """
 
 import abc
+import functools
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
@@ -28,6 +30,21 @@ from ..reductions import hardmin, quadratic_cost
 
 # Up to here the Hessian's d(d+1)/2 moments ride through one pass; beyond, one pass per row.
 _ONE_PASS_DIMENSION = 16
+
+
+def _one_program(method: Callable[..., Array]) -> Callable[..., Array]:
+    """The same method, compiled where nothing else compiles it: step by step it would be dozens of small programs.
+
+    Under a transformation it is left as it is, for `vmap` over single queries to see the reduction in it.
+    """
+    compiled = eqx.filter_jit(method)
+
+    @functools.wraps(method)
+    def call(self: "Solution", x: Array, t: Array) -> Array:
+        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((self, x, t)))
+        return (method if traced else compiled)(self, x, t)
+
+    return call
 
 
 class Solution(eqx.Module):
@@ -84,53 +101,53 @@ class Solution(eqx.Module):
         **Error:** a few ulp of `diam^2/(4 t^2 eps)`. **Cost:** one pass with d(d+1)/2 channels (that many
         numbers per atom) up to d = 16, then d passes with d channels.
         """
+        return self._over(self._hessian, x, t)
 
-        def hessian(x: Array, t: Array) -> Array:
-            _, z = self._whitened_atoms()
-            d = z.shape[1]
-            if d <= _ONE_PASS_DIMENSION:
-                i, j = jnp.triu_indices(d)
-                _, mean = self._moments(x, t, jnp.concatenate([z, z[:, i] * z[:, j]], axis=1))
-                first, upper = mean[:, :d], mean[:, d:]
-                second = jnp.zeros((x.shape[0], d, d), x.dtype).at[:, i, j].set(upper)
-                second = second.at[:, j, i].set(upper)
-            else:
-                first = self._moments(x, t, z)[1]
-                rows = lax.map(lambda column: self._moments(x, t, column[:, None] * z)[1], z.T)
-                second = jnp.moveaxis(rows, 0, 1)
-            covariance = second - first[:, :, None] * first[:, None, :]
-            flat = self.hamiltonian.solve(jnp.eye(d, dtype=x.dtype)) / (2 * t)
-            return flat - self._inverse_viscosity() * covariance / (4 * t**2)
-
-        return self._over(hessian, x, t)
+    @_one_program
+    def _hessian(self, x: Float[Array, "M d"], t: Float[Array, ""]) -> Float[Array, "M d d"]:
+        _, z = self._whitened_atoms()
+        d = z.shape[1]
+        if d <= _ONE_PASS_DIMENSION:
+            i, j = jnp.triu_indices(d)
+            _, mean = self._moments(x, t, jnp.concatenate([z, z[:, i] * z[:, j]], axis=1))
+            first, upper = mean[:, :d], mean[:, d:]
+            second = jnp.zeros((x.shape[0], d, d), x.dtype).at[:, i, j].set(upper)
+            second = second.at[:, j, i].set(upper)
+        else:
+            first = self._moments(x, t, z)[1]
+            rows = lax.map(lambda column: self._moments(x, t, column[:, None] * z)[1], z.T)
+            second = jnp.moveaxis(rows, 0, 1)
+        covariance = second - first[:, :, None] * first[:, None, :]
+        flat = self.hamiltonian.solve(jnp.eye(d, dtype=x.dtype)) / (2 * t)
+        return flat - self._inverse_viscosity() * covariance / (4 * t**2)
 
     def laplacian(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "*batch"]:
         """The trace of D^2 u, in closed form and one pass with d + 1 channels."""
+        return self._over(self._laplacian, x, t)
 
-        def laplacian(x: Array, t: Array) -> Array:
-            _, z = self._whitened_atoms()
-            d = z.shape[1]
-            squares = jnp.sum(z * z, axis=1, keepdims=True)
-            _, mean = self._moments(x, t, jnp.concatenate([z, squares], axis=1))
-            variance = mean[:, d] - jnp.sum(mean[:, :d] ** 2, axis=1)
-            flat = jnp.trace(self.hamiltonian.solve(jnp.eye(d, dtype=x.dtype))) / (2 * t)
-            return flat - self._inverse_viscosity() * variance / (4 * t**2)
-
-        return self._over(laplacian, x, t)
+    @_one_program
+    def _laplacian(self, x: Float[Array, "M d"], t: Float[Array, ""]) -> Float[Array, "M"]:
+        _, z = self._whitened_atoms()
+        d = z.shape[1]
+        squares = jnp.sum(z * z, axis=1, keepdims=True)
+        _, mean = self._moments(x, t, jnp.concatenate([z, squares], axis=1))
+        variance = mean[:, d] - jnp.sum(mean[:, :d] ** 2, axis=1)
+        flat = jnp.trace(self.hamiltonian.solve(jnp.eye(d, dtype=x.dtype))) / (2 * t)
+        return flat - self._inverse_viscosity() * variance / (4 * t**2)
 
     def time_derivative(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "*batch"]:
         """u_t at fixed atoms and values, in closed form and one pass with d + 1 channels."""
+        return self._over(self._time_derivative, x, t)
 
-        def time_derivative(x: Array, t: Array) -> Array:
-            origin, z = self._whitened_atoms()
-            d = z.shape[1]
-            squares = jnp.sum((self.data.points - origin) * z, axis=1, keepdims=True)
-            _, mean = self._moments(x, t, jnp.concatenate([z, squares], axis=1))
-            centred = x - origin
-            distance = jnp.sum(centred * (self.hamiltonian.solve(centred) - 2 * mean[:, :d]), axis=1) + mean[:, d]
-            return self._normalisation_rate(t) - distance / (4 * t**2)
-
-        return self._over(time_derivative, x, t)
+    @_one_program
+    def _time_derivative(self, x: Float[Array, "M d"], t: Float[Array, ""]) -> Float[Array, "M"]:
+        origin, z = self._whitened_atoms()
+        d = z.shape[1]
+        squares = jnp.sum((self.data.points - origin) * z, axis=1, keepdims=True)
+        _, mean = self._moments(x, t, jnp.concatenate([z, squares], axis=1))
+        centred = x - origin
+        distance = jnp.sum(centred * (self.hamiltonian.solve(centred) - 2 * mean[:, :d]), axis=1) + mean[:, d]
+        return self._normalisation_rate(t) - distance / (4 * t**2)
 
     def residual(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "*batch"]:
         """`u_t + H(grad u) - eps tr(A D^2 u)` by autodiff of the value, not of the closed forms above.

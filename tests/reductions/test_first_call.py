@@ -37,6 +37,7 @@ CALLS = {
     "softmin": queries(lambda x, y, g: hjax.softmin(x, y, g, eps=0.3, payload=y)),
     "hardmin": queries(hjax.hardmin),
     "single queries": queries(lambda x, y, g: jax.vmap(lambda q: hjax.softmin(q, y, g, eps=0.3).value)(x)),
+    "hessian": queries(lambda x, y, g: hjax.HopfCole(hjax.InitialData(y, g), eps=0.3).hessian(x, 0.5)),
     "gradient": queries(lambda x, y, g: hjax.HopfCole(hjax.InitialData(y, g), eps=0.3).gradient(x, 0.5)),
 }
 
