@@ -168,7 +168,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # the first device still uses all cores by itself
+    # No more than there are seeds; the first device still uses all cores by itself.
+    jax.config.update("jax_num_cpu_devices", min(SEEDS, os.cpu_count() or 1))
     rounds, rows = 3 if options.quick else 9, []
     for row in train(rounds):
         rows.append(row)

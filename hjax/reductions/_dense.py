@@ -1,6 +1,7 @@
 """The definition: build the matrix of all costs and reduce it. The oracle for everything else.
 
 The matrix has one row an atom, N x M: a sum over rows is one of long vectors, which a CPU does twice as fast.
+Derivatives are autodiff's, but for values whose costs are scalar products of few coordinates.
 """
 
 import functools

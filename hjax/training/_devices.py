@@ -23,19 +23,19 @@ def over_devices(
 ) -> Any:
     """`function(*arguments)`, the members along the axis `name` shared among the devices; None: as it is.
 
-    `places` of each argument, and `out` of the results, say which axes of the ensemble their leaves have. A number
-    of members that the devices do not divide is filled up with copies of the last one.
+    `places` of each argument, and `out` of the results, say which axes of the ensemble their leaves have; those of
+    the first have all. A number of members that the devices do not divide is filled up with copies of the last one.
     """
     if mesh is None or name is None:
         return function(*arguments)
     parts = mesh.shape[name]
+    size = jax.tree.leaves(arguments[0])[0].shape[places[0].index(name)]
     given = [
         _changed(name, lambda a, axis: _filled(a, axis, parts), where, argument)
         for where, argument in zip(places, arguments, strict=True)
     ]
     specs = tuple(_specs(name, where) for where in places)
     found = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_specs(name, out), check_vma=False)(*given)
-    size = _size(name, places, arguments)
     if not size % parts:
         return found
     found = _changed(name, lambda a, axis: lax.slice_in_dim(a, 0, size, axis=axis), out, found)
@@ -63,11 +63,3 @@ def _filled(array: Array, axis: int, parts: int) -> Array:
     size = array.shape[axis]
     last = lax.slice_in_dim(array, size - 1, size, axis=axis)
     return jnp.concatenate([array] + [last] * (-size % parts), axis=axis)
-
-
-def _size(name: str, places: Sequence[Any], arguments: Sequence[Any]) -> int:
-    sizes: set[int] = set()
-    for where, argument in zip(places, arguments, strict=True):
-        _changed(name, lambda a, axis: sizes.add(a.shape[axis]), where, argument)
-    (size,) = sizes
-    return size

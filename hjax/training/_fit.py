@@ -168,7 +168,7 @@ def fit_many(
 
     **Returns:** `Fits`; a member whose loss is no longer finite stops at its last good step, the others go on.
 
-    **Raises:** as `fit`, but never `Diverged`: look at `fits.finished`.
+    **Raises:** as `fit`, and for a mesh named "eps" without temperatures; never `Diverged`: look at `fits.finished`.
 
     **Error:** members agree with `fit` to rounding, which training amplifies as it does any other.
 

@@ -51,7 +51,7 @@ def minimise(value: Callable[[Any], Array], start: Any, steps: Array, tolerance:
         now, gradient = at(params, state=state)  # from the line search that led here
         found = Minimum(params, jnp.asarray(now), largest(gradient), k)
         # At the end of the digits the value stands still, but for its last ones, while the gradient still falls.
-        rounding = _ULPS * jnp.finfo(best.value.dtype).eps * jnp.abs(best.value)
+        rounding = _ULPS * jnp.finfo(found.value.dtype).eps * jnp.abs(found.value)
         lower = found.value < best.value - rounding
         better = lower | ((found.value <= best.value + rounding) & (found.gradient < best.gradient))
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, best)

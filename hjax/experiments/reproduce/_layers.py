@@ -32,7 +32,7 @@ def make_layer(key: Array, eps: Array, *, d: int, width: int, rows: float, biase
     )
 
 
-def values(layer: hjax.nn.LSELayer, x: Array) -> Array:
+def values_of(layer: hjax.nn.LSELayer, x: Array) -> Array:
     """All values at once: one small matrix, or tiles of a large one that stay in the cache, forward and backward."""
     pairs, d = x.shape[0] * layer.weight.shape[0], x.shape[1]
     implementation = "streaming" if pairs * d > _SMALL else "dense"
@@ -65,7 +65,7 @@ def train(
         keys=jax.random.split(jax.random.key(0), seeds),
         eps=list(eps),
         data_axes=(None, "eps") if own_targets else None,
-        predict=values,
+        predict=values_of,
         optimizer=adam(rate),
         steps=steps,
         every=max(1, min(500, steps // 4)),

@@ -16,7 +16,7 @@ import hjax
 from .._figure_style import ACCENT, FAINT, INK, dress
 from ..verify._oracles import gibbs_mean, soft_minimum, squared_distances
 from ._experiment import Arrays, Criterion, Experiment, Keep, Parameters, Results, above, below, generated
-from ._layers import best, train, values
+from ._layers import best, train, values_of
 from ._pictures import THEORY, THIN, Temperatures, legend, logarithmic, titled
 
 _FULL: Parameters = {
@@ -70,7 +70,7 @@ def _compute(parameters: Parameters, part: str, keep: Keep) -> Arrays:
     )  # fmt: skip
     keep.progress(share, "L-BFGS")
     polished = hjax.training.polish(
-        fits, (x[:, None], targets), data_axes=(None, "eps"), predict=values, steps=parameters["polish_steps"],
+        fits, (x[:, None], targets), data_axes=(None, "eps"), predict=values_of, steps=parameters["polish_steps"],
         tolerance=1e-12,
     )  # fmt: skip
     data = jax.vmap(jax.vmap(lambda layer: _as_data(layer)))(polished.model)
